@@ -1,0 +1,146 @@
+"""The command line: ``python -m igm train ...``, also installed as ``igm``.
+
+Bad input ends with exit code 2 and one line that says what is wrong and what to do. IGM_TRACEBACK=1 shows where
+such an error was raised.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from igm.datasets import DATASETS, load_dataset
+from igm.methods import find_method
+from igm.models import build_model
+from igm.train import Run, Settings, train
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    parser = _parser()
+    try:
+        options = parser.parse_args(arguments)
+        return COMMANDS[options.command](options[options.command])
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("IGM_TRACEBACK"):
+            raise
+        print(f"igm: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+
+
+def train_command(options: Namespace) -> int:
+    """Trains on a data set, prints a table of scores, and leaves a run folder."""
+    settings = {field.name: options[field.name] for field in fields(Settings)}
+    find_method(settings["method"])  # before the data is read
+    Settings(**settings)
+    out = Path(options.out) if options.out else _free_folder(options.data, settings)
+    if out.exists():
+        raise FileExistsError(
+            f"{out} is there already and is not overwritten: give another folder as --out"
+        )
+
+    sizes = {"train": options.samples, "valid": None, "test": None}
+    reading = {"noise": options.noise, "seed": options.data_seed}
+    data = {
+        split: load_dataset(options.data, options.data_root, split, samples=n, **reading)
+        for split, n in sizes.items()
+    }
+    shapes = data["train"].shapes
+    wanted = settings["modalities"] or list(shapes)
+    model = build_model(
+        {name: shape for name, shape in shapes.items() if name in wanted},
+        classes=len(data["train"].classes),
+        fusion=options.model,
+        shared_head=options.shared_head,
+        seed=settings["seed"],
+    )
+    notes = {name: options[name] for name in DATA_OPTIONS}
+    run = train(model, data, out=out, notes=notes, **settings)
+    print(score_table(run))
+    print(
+        f"best epoch {run.best_epoch} of {len(run.history)}, {run.wall_seconds:.0f} s, saved in {run.folder}"
+    )
+    return 0
+
+
+def score_table(run: Run) -> str:
+    """The scores of a run, a line for each split and each prediction."""
+    lines = [f"{'split':8}{'prediction':14}{'accuracy':>10}{'macro-F1':>10}{'mAP':>8}"]
+    for split, predictions in run.results.items():
+        for name, s in predictions.items():
+            lines.append(
+                f"{split:8}{name:14}{s['accuracy']:>10.3f}{s['macro_f1']:>10.3f}{s['map']:>8.3f}"
+            )
+    return "\n".join(lines)
+
+
+COMMANDS = {"train": train_command}
+DATA_OPTIONS = ("data", "data_root", "samples", "noise", "data_seed", "model", "shared_head")
+
+
+class _Parser(ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        if os.environ.get("IGM_TRACEBACK") and ex is not None:
+            raise ex
+        print(
+            f"igm: {_one_line(message)} (`igm {self.command} --help` lists all options)",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+
+    command = ""
+
+
+def _parser() -> ArgumentParser:
+    training = _Parser(prog="igm train", description=train_command.__doc__)
+    training.command = "train"
+    add = training.add_argument
+    add("--config", action=ActionConfigFile, help="a JSON file with any of these options")
+    add("--data", default="digits", help=f"data set: {', '.join(DATASETS)}")
+    add(
+        "--data_root",
+        type=str | None,
+        help="its folder; by default the data that comes with the book",
+    )
+    add("--samples", type=int | None, help="train on this many samples")
+    add(
+        "--noise", type=dict[str, float] | None, help='noise level by modality, e.g. {"image": 1.5}'
+    )
+    add("--data_seed", type=int, default=0, help="of the pairs and the noise")
+    add("--shared_head", type=bool, default=False, help="one head for all modalities")
+    add(
+        "--model",
+        default="late",
+        help="late: a head for each modality; concat: one over all features",
+    )
+    add(
+        "--out", type=str | None, help="a new folder for the run; by default runs/DATA-METHOD-seedN"
+    )
+    training.add_class_arguments(Settings)
+    parser = _Parser(prog="igm", description="Train multimodal networks by IGM and its rivals.")
+    commands = parser.add_subcommands(dest="command", required=True)
+    commands.add_subcommand("train", training, help=train_command.__doc__)
+    return parser
+
+
+def _free_folder(data: str, settings: dict) -> Path:
+    stem = Path("runs") / f"{data}-{settings['method']}-seed{settings['seed']}"
+    folder, number = stem, 2
+    while folder.exists():
+        folder, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+    return folder
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

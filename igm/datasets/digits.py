@@ -1,0 +1,58 @@
+"""Handwritten digits paired by class with spoken digits: the book's main data (see data/README.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from igm.datasets.memory import SPLITS, MemorySet, assemble, read_arrays, standardise
+from igm.seeds import derive_seed
+
+CLASSES = [str(digit) for digit in range(10)]
+
+
+def load_digits(
+    root: Path,
+    split: str = "train",
+    samples: int | None = None,
+    noise: Mapping[str, float] | None = None,
+    image_size: int = 14,
+    seed: int = 0,
+) -> MemorySet:
+    """Pairs (image, audio) of one digit: a picture from MNIST and a spoken digit's log-mel spectrogram.
+
+    No picture and no speaker occurs in two splits. A pair joins a picture with a random clip of the same class,
+    so the two modalities agree in the class and in nothing else.
+
+    Args:
+        root: the folder that holds digits/digits.npz.
+        split: train (3,000 pairs), valid or test (1,000 each).
+        samples: keep this many pairs.
+        noise: modality -> noise level, the dial that makes it weak; see ``assemble``.
+        image_size: 14 (2 x 2 means of the picture, quicker) or 28.
+        seed: of the order, the pairs and the noise.
+
+    Returns:
+        image (n, 1, image_size, image_size) and audio (n, 1, 24, 24), both with mean 0 and variance 1.
+    """
+    if image_size not in (14, 28):
+        raise ValueError(f"image_size must be 14 or 28, got {image_size}")
+    arrays = read_arrays(root, "digits", split)
+    images, clips = arrays["images"], arrays["clips"]
+    if image_size == 14:
+        images = images.reshape(-1, 14, 2, 14, 2).mean((2, 4))
+    images = standardise(images, images[arrays["image_split"] == 0])[:, None]
+    clips = standardise(clips, clips[arrays["clip_split"] == 0])[:, None]
+
+    rng = np.random.default_rng(derive_seed(seed, "digits", split))
+    rows = rng.permutation(np.flatnonzero(arrays["image_split"] == SPLITS.index(split)))
+    labels = arrays["image_label"][rows]
+    partners = np.empty_like(rows)
+    for digit in range(10):
+        spoken = (arrays["clip_label"] == digit) & (arrays["clip_split"] == SPLITS.index(split))
+        mine = labels == digit
+        partners[mine] = rng.choice(np.flatnonzero(spoken), size=mine.sum())
+    inputs = {"image": images[rows], "audio": clips[partners]}
+    return assemble(inputs, labels, CLASSES, split, seed, samples, noise)

@@ -1,0 +1,44 @@
+"""Emoji: a picture and a name, to be sorted into one of eight groups (see data/README.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from igm.datasets.memory import SPLITS, MemorySet, assemble, read_arrays, standardise
+from igm.seeds import derive_seed
+
+
+def load_emoji(
+    root: Path,
+    split: str = "train",
+    samples: int | None = None,
+    noise: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> MemorySet:
+    """Real pictures and real text: picture (n, 3, 24, 24) and name (n, 512), hashed three-letter pieces.
+
+    Emoji of one base name ("woman singer", "man singer") are in one split.
+    """
+    arrays = read_arrays(root, "emoji", split)
+    training = arrays["split"] == 0
+    pictures = arrays["pictures"].transpose(0, 3, 1, 2)
+    names = embed_names(arrays["names"])
+    rng = np.random.default_rng(derive_seed(seed, "emoji", split))
+    rows = rng.permutation(np.flatnonzero(arrays["split"] == SPLITS.index(split)))
+    inputs = {
+        "picture": standardise(pictures[rows], pictures[training]),
+        "name": standardise(names[rows], names[training]),
+    }
+    classes = [str(group) for group in arrays["groups"]]
+    return assemble(inputs, arrays["label"][rows], classes, split, seed, samples, noise)
+
+
+def embed_names(names: Sequence[str], d: int = 512) -> np.ndarray:
+    """Counts of the three-letter pieces of each name, hashed to d columns: (n, d)."""
+    from sklearn.feature_extraction.text import HashingVectorizer  # slow to load
+
+    vectorizer = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 3), n_features=d)
+    return vectorizer.transform([str(name) for name in names]).toarray()

@@ -1,0 +1,120 @@
+"""A data set that fits in memory, and the noise dial that makes one of its modalities weak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from igm.seeds import derive_seed
+
+SPLITS = ("train", "valid", "test")
+
+
+class MemorySet(Dataset):
+    """Samples of several modalities held as tensors.
+
+    ``dataset[i]`` is a dict with an entry a modality, "label" and "index"; a DataLoader fetches a whole batch
+    at once (``__getitems__``).
+
+    Args:
+        inputs: modality -> (n, ...), float32.
+        labels: (n,), int64.
+        classes: the names of the classes; a label is an index into them.
+    """
+
+    def __init__(self, inputs: Mapping[str, Tensor], labels: Tensor, classes: Sequence[str]):
+        self.inputs = dict(inputs)
+        self.labels = labels
+        self.classes = list(classes)
+
+    @property
+    def modalities(self) -> list[str]:
+        return list(self.inputs)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """modality -> shape of one sample."""
+        return {name: tuple(x.shape[1:]) for name, x in self.inputs.items()}
+
+    def subset(self, indices: Sequence[int] | Tensor) -> MemorySet:
+        """The samples at these positions, in this order."""
+        indices = torch.as_tensor(indices)
+        inputs = {name: x[indices] for name, x in self.inputs.items()}
+        return MemorySet(inputs, self.labels[indices], self.classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        return {name: x[0] for name, x in self.__getitems__([i]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        index = torch.as_tensor(indices)
+        batch = {name: x[index] for name, x in self.inputs.items()}
+        return batch | {"label": self.labels[index], "index": index}
+
+
+def read_arrays(root: Path, name: str, split: str) -> dict[str, np.ndarray]:
+    """The arrays of ``root/NAME/NAME.npz``, with one clear error where the file or the split is wrong."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+    path = Path(root) / name / f"{name}.npz"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there: point --data_root at the book's data folder, or make it with "
+            f"`python data/make.py {name}`"
+        )
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def standardise(values: np.ndarray, reference: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """(values - mean) / standard deviation of the reference, over everything or column by column (axis=0)."""
+    reference = reference.astype(np.float64)
+    mean, std = reference.mean(axis), reference.std(axis)
+    return ((values - mean) / np.where(std > 0, std, 1)).astype(np.float32)
+
+
+def assemble(
+    inputs: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    classes: Sequence[str],
+    split: str,
+    seed: int,
+    samples: int | None,
+    noise: Mapping[str, float] | None,
+) -> MemorySet:
+    """A MemorySet of standardised arrays: the first ``samples`` of them, with noise where the reader asks for it.
+
+    ``noise[modality] = s`` adds Gaussian noise of s standard deviations and divides by sqrt(1 + s^2): the inputs
+    keep their size and lose their content. s = 0 is the clean modality, s = 1 as much noise as signal.
+
+    Raises:
+        ValueError: an unknown modality, a negative noise level, or more samples than there are.
+    """
+    noise = dict(noise or {})
+    for name, level in noise.items():
+        if name not in inputs:
+            raise ValueError(f"unknown modality {name!r} in noise: there is {', '.join(inputs)}")
+        if not level >= 0:
+            raise ValueError(f"the noise of {name!r} must be 0 or above, got {level}")
+    if samples is not None and not 0 < samples <= len(labels):
+        raise ValueError(
+            f"samples must be from 1 to {len(labels)} in the {split} split, got {samples}"
+        )
+    tensors = {}
+    for name, values in inputs.items():
+        values = values[:samples]
+        level = noise.get(name, 0.0)
+        if level > 0:
+            rng = np.random.default_rng(derive_seed(seed, "noise", split, name))
+            values = values + level * rng.standard_normal(values.shape, dtype=np.float32)
+            values /= np.float32(np.sqrt(1 + level**2))
+        tensors[name] = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    label = torch.from_numpy(labels[:samples].astype(np.int64))
+    return MemorySet(tensors, label, classes)

@@ -1,0 +1,197 @@
+r"""Flat directions: from the features of one modality to a matrix that modifies gradients (Eqs. 2-5).
+
+A linear layer that sees the input z changes its output by dW^T z when its weight changes by dW. A change of
+the weight along a direction that the inputs hardly ever point in leaves the output alone: such a direction is
+*flat*. The moment matrix of the inputs tells which directions those are,
+
+    Ybar = sum_t  zbar_t zbar_t^T,                zbar_t = mean of batch t               (Eq. 2)
+    Ybar = V Lambda V^T                                                                  (Eq. 3)
+
+and the modification matrix keeps gradients along them while it damps the others,
+
+    T = V Sigma V^T,   Sigma = exp(-tau (Lambda - lambda_min I) / (lambda_max - lambda_min))   (Eq. 4)
+    grad_W  <-  T grad_W                                                                 (Eq. 5)
+
+The paper writes a weight as d x c (input x output). torch.nn.Linear stores it as c x d, so here T multiplies
+the gradient from the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STATISTICS = ("batch-mean", "sample")
+
+
+class FeatureCovariance:
+    """Collects the input moment of some layers while a model runs (Eq. 2).
+
+    Use it as a context manager around forward passes; nothing is kept of the batches but one d x d sum a layer.
+
+        with FeatureCovariance({"fc1": model.head.fc1}) as covariance, torch.no_grad():
+            for batch in batches:
+                model(batch)
+        covariance.matrices["fc1"]          # (d, d), float64
+
+    Args:
+        layers: name -> ``nn.Linear`` (d = in_features) or ``nn.Conv2d`` (d = in_channels * kh * kw, the order in
+            which ``weight.view(out, -1)`` stores it; the input is unfolded into patches).
+        statistic: ``"batch-mean"`` sums the outer product of each batch's mean input, as the paper does;
+            ``"sample"`` sums the outer products of the single inputs.
+        center: subtract the mean of what is summed, which turns the moment into a covariance (up to its scale;
+            Eq. 4 does not depend on the scale). The paper does not centre.
+
+    Raises:
+        ValueError: unknown statistic, or a grouped convolution.
+        TypeError: a layer of another type.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, nn.Module], statistic: str = "batch-mean", center: bool = False
+    ):
+        if statistic not in STATISTICS:
+            raise ValueError(f"unknown statistic {statistic!r}: use one of {', '.join(STATISTICS)}")
+        for name, layer in layers.items():
+            _check_layer(name, layer)
+        self.layers = dict(layers)
+        self.statistic = statistic
+        self.center = center
+        self._outer: dict[str, Tensor] = {}  # sum of z z^T, (d, d)
+        self._sum: dict[str, Tensor] = {}  # sum of z, (d,)
+        self._count: dict[str, int] = {}  # how many z
+        self._handles: list = []
+
+    def __enter__(self) -> FeatureCovariance:
+        for name, layer in self.layers.items():
+            hook = layer.register_forward_pre_hook(
+                lambda layer, inputs, name=name: self._add(name, layer, inputs[0])
+            )
+            self._handles.append(hook)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    @property
+    def matrices(self) -> dict[str, Tensor]:
+        """name -> (d, d) moment in float64; a layer that saw no input is left out."""
+        if not self.center:
+            return dict(self._outer)
+        centred = {}
+        for name, outer in self._outer.items():
+            total = self._sum[name]
+            centred[name] = outer - torch.outer(total, total) / self._count[name]
+        return centred
+
+    @torch.no_grad()
+    def _add(self, name: str, layer: nn.Module, z: Tensor) -> None:
+        z = z.detach().double()
+        if self.statistic == "batch-mean":
+            z = z.flatten(0, -2).mean(0) if isinstance(layer, nn.Linear) else z.mean(0)
+            z = z.unsqueeze(0)  # one row, (1, ...): the batch's mean input
+        rows = _rows(layer, z)  # (rows, d)
+        if name not in self._outer:
+            d = rows.shape[1]
+            self._outer[name] = rows.new_zeros(d, d)
+            self._sum[name] = rows.new_zeros(d)
+            self._count[name] = 0
+        self._outer[name] += rows.T @ rows  # Eq. 2
+        self._sum[name] += rows.sum(0)
+        self._count[name] += len(rows)
+
+
+def modification_matrix(covariance: Tensor, tau: float = 0.4) -> Tensor:
+    """The modification matrix T of a feature moment (Eq. 4).
+
+    The weight of an eigendirection falls from 1 at the smallest eigenvalue to exp(-tau) at the largest. The
+    matrix is symmetric positive semi-definite, so its SVD is its eigendecomposition, which ``eigh`` finds
+    faster; both are computed in float64.
+
+    Args:
+        covariance: (d, d), symmetric; a moment or covariance as ``FeatureCovariance`` collects it.
+        tau: how strongly sharp directions are damped, > 0.
+
+    Returns:
+        T, (d, d), symmetric, with eigenvalues in [exp(-tau), 1], in the dtype of ``covariance``. Where all
+        eigenvalues are equal no direction is flatter than another and T is the identity.
+
+    Raises:
+        ValueError: tau is not a positive number, or the matrix is not square or not finite.
+    """
+    if not tau > 0:
+        raise ValueError(
+            f"tau must be above 0, got {tau}: a small tau such as 1e-3 damps almost nothing"
+        )
+    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+        raise ValueError(
+            f"the covariance must be a square matrix, got shape {tuple(covariance.shape)}"
+        )
+    if not torch.isfinite(covariance).all():
+        raise ValueError(
+            "the covariance holds NaN or infinity: look at the features it was collected from"
+        )
+    matrix = covariance.double()
+    eigenvalues, V = torch.linalg.eigh((matrix + matrix.T) / 2)  # ascending (d,), (d, d)
+    smallest, largest = eigenvalues[0], eigenvalues[-1]
+    spread = largest - smallest
+    rounding = 10 * len(matrix) * torch.finfo(covariance.dtype).eps * largest.abs()
+    if spread <= rounding:
+        return torch.eye(len(matrix), dtype=covariance.dtype, device=covariance.device)
+    weights = torch.exp(-tau / spread * (eigenvalues - smallest))  # the diagonal of Sigma, (d,)
+    T = (V * weights) @ V.T  # Eq. 4
+    return ((T + T.T) / 2).to(covariance.dtype)
+
+
+@torch.no_grad()
+def modify_gradients(layers: Mapping[str, nn.Module], matrices: Mapping[str, Tensor]) -> None:
+    """Multiplies the weight gradients of some layers by their modification matrices, in place (Eq. 5).
+
+    A layer without a matrix or without a gradient is left alone (T = I); biases are never changed.
+
+    Args:
+        layers: name -> ``nn.Linear`` or ``nn.Conv2d``.
+        matrices: name -> (d, d), with d as in ``FeatureCovariance``.
+
+    Raises:
+        ValueError: a matrix does not fit its layer.
+        TypeError: a layer of another type.
+    """
+    for name, layer in layers.items():
+        if name not in matrices or layer.weight.grad is None:
+            continue
+        _check_layer(name, layer)
+        grad = layer.weight.grad
+        flat = grad.reshape(len(grad), -1)  # (out, d)
+        T = matrices[name]
+        if T.shape != (flat.shape[1], flat.shape[1]):
+            raise ValueError(
+                f"layer {name!r} takes {flat.shape[1]} inputs, its matrix is {tuple(T.shape)}: "
+                "collect the covariance from a layer of the same size"
+            )
+        grad.copy_((flat @ T.to(flat)).reshape(grad.shape))  # Eq. 5; W is stored out x in
+
+
+def _check_layer(name: str, layer: nn.Module) -> None:
+    if not isinstance(layer, nn.Linear | nn.Conv2d):
+        raise TypeError(
+            f"layer {name!r} is a {type(layer).__name__}: only nn.Linear and nn.Conv2d are covered"
+        )
+    if isinstance(layer, nn.Conv2d) and layer.groups != 1:
+        raise ValueError(f"layer {name!r} is a grouped convolution: its input has no single matrix")
+
+
+def _rows(layer: nn.Module, z: Tensor) -> Tensor:
+    """The inputs that meet the layer's weight, one a row: (rows, d)."""
+    if isinstance(layer, nn.Linear):
+        return z.reshape(-1, z.shape[-1])
+    # Conv2d keeps its padding, "same" included, in the order that F.pad takes.
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    z = F.pad(z, layer._reversed_padding_repeated_twice, mode=mode)
+    patches = F.unfold(z, layer.kernel_size, layer.dilation, stride=layer.stride)  # (n, d, places)
+    return patches.transpose(1, 2).reshape(-1, patches.shape[1])

@@ -1,0 +1,78 @@
+"""Scores of predictions, a linear probe of what an encoder knows, and intervals over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# torchmetrics, scikit-learn and SciPy take seconds to load, so they are imported where they are used.
+
+
+def scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy, macro-F1 and mAP (mean over classes of the average precision), the paper's figures of merit.
+
+    Args:
+        probabilities: (n, c), or logits, whose order is the same only within a sample: give probabilities.
+        labels: (n,), int64.
+    """
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_average_precision,
+        multiclass_f1_score,
+    )
+
+    classes = probabilities.shape[1]
+    arguments = dict(preds=probabilities, target=labels, num_classes=classes)
+    return {
+        "accuracy": multiclass_accuracy(**arguments, average="micro").item(),
+        "macro_f1": multiclass_f1_score(**arguments, average="macro").item(),
+        "map": multiclass_average_precision(**arguments, average="macro").item(),
+    }
+
+
+@torch.no_grad()
+def features(encoder: nn.Module, inputs: Tensor, batch_size: int = 512) -> Tensor:
+    """The features z of all inputs, (n, d), in evaluation mode."""
+    training = encoder.training
+    encoder.eval()
+    z = torch.cat([encoder(x) for x in inputs.split(batch_size)])
+    encoder.train(training)
+    return z
+
+
+def linear_probe(
+    encoder: nn.Module, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
+) -> float:
+    """Test accuracy of a linear classifier trained on an encoder's frozen features (Alain and Bengio, 2016).
+
+    It asks what the encoder has learned, whatever head it was trained with: a multinomial logistic regression on
+    standardised features.
+
+    Args:
+        train, test: (inputs (n, ...), labels (n,)).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    probe.fit(features(encoder, train[0]).numpy(), train[1].numpy())
+    return float(probe.score(features(encoder, test[0]).numpy(), test[1].numpy()))
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Mean over seeds and the half-width of its Student t interval; nan for the width of a single value.
+
+    For two methods run on the same seeds, give the differences seed by seed: that is the paired comparison.
+    """
+    from scipy import stats
+
+    values = np.asarray(values, dtype=float)
+    n = len(values)
+    if n < 2:
+        return float(values.mean()), float("nan")
+    half = stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    return float(values.mean()), float(half)

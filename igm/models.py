@@ -1,0 +1,167 @@
+"""Models: an encoder and a head for each modality, and ways to bring several modalities together.
+
+In the paper's letters, the encoder phi gives a feature z in R^d and the head with parameters Theta gives the
+logits of c classes. `Unimodal` is one such pair, `LateFusion` holds one pair a modality, `Concatenation` is the
+usual joint network: all features side by side into one head.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from igm.seeds import derive_seed
+
+FUSIONS = ("mean", "entropy", "logits")
+
+
+class Unimodal(nn.Module):
+    """An encoder and a head: x -> z = phi(x), (n, d) -> logits, (n, c).
+
+    Two Unimodals may hold the same head object; the head is then shared between their modalities.
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x))
+
+    def head_layers(self) -> dict[str, nn.Linear]:
+        """The fully connected layers of the head by name, where the gradient modification acts."""
+        return {name: m for name, m in self.head.named_modules() if isinstance(m, nn.Linear)}
+
+
+class LateFusion(nn.Module):
+    """One Unimodal a modality. ``model["audio"](x)`` gives logits, ``model(batch)`` those of every modality."""
+
+    def __init__(self, modalities: Mapping[str, Unimodal]):
+        super().__init__()
+        self.modalities = nn.ModuleDict(modalities)
+
+    def __getitem__(self, modality: str) -> Unimodal:
+        return self.modalities[modality]
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: unimodal(batch[name]) for name, unimodal in self.modalities.items()}
+
+
+class Concatenation(nn.Module):
+    """The features of all modalities side by side, (n, m d), into one head: ``model(batch) -> {"fused": logits}``."""
+
+    def __init__(self, encoders: Mapping[str, nn.Module], head: nn.Module):
+        super().__init__()
+        self.encoders = nn.ModuleDict(encoders)
+        self.head = head
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        features = [encoder(batch[name]) for name, encoder in self.encoders.items()]
+        return {"fused": self.head(torch.cat(features, dim=1))}
+
+
+def fuse(logits: Mapping[str, Tensor], weighting: str = "mean") -> Tensor:
+    """Late fusion p = f(p^(1), ..., p^(m)): one prediction from the logits of the modalities.
+
+    Args:
+        logits: modality -> (n, c).
+        weighting: ``"mean"`` averages the modalities' probabilities; ``"entropy"`` weights each sample's
+            modalities by exp(largest entropy - own entropy), as MLA does, so the surer one counts more;
+            ``"logits"`` adds the logits before one softmax, which is what a joint loss trains.
+
+    Returns:
+        Probabilities, (n, c).
+    """
+    if weighting not in FUSIONS:
+        raise ValueError(f"unknown fusion {weighting!r}: use one of {', '.join(FUSIONS)}")
+    stacked = torch.stack(list(logits.values()))  # (m, n, c)
+    if weighting == "logits":
+        return stacked.sum(0).softmax(-1)
+    p = stacked.softmax(-1)
+    if weighting == "mean":
+        return p.mean(0)
+    entropy = torch.special.entr(p).sum(-1)  # (m, n)
+    weights = (entropy.amax(0) - entropy).softmax(0)  # exp(...) scaled to sum to 1, (m, n)
+    return (weights.unsqueeze(-1) * p).sum(0)
+
+
+def paper_head(d: int, classes: int) -> nn.Sequential:
+    """The paper's head: FC(d x 256) - ReLU - FC(256 x 64) - FC(64 x c)."""
+    return nn.Sequential(
+        OrderedDict(
+            fc1=nn.Linear(d, 256),
+            relu=nn.ReLU(),
+            fc2=nn.Linear(256, 64),
+            fc3=nn.Linear(64, classes),
+        )
+    )
+
+
+def small_encoder(shape: tuple[int, ...], d: int = 128) -> nn.Sequential:
+    """An encoder for the book's small data: a 2-convolution network for (channels, height, width), else an MLP.
+
+    The feature passes a ReLU, as the pooled features of a ResNet do: z >= 0.
+    """
+    if len(shape) == 3:
+        channels, height, width = shape
+        return nn.Sequential(
+            nn.Conv2d(channels, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16 * (height // 4) * (width // 4), d),
+            nn.ReLU(),
+        )
+    if len(shape) == 1:
+        return nn.Sequential(nn.Linear(shape[0], d), nn.ReLU(), nn.Linear(d, d), nn.ReLU())
+    raise ValueError(
+        f"no small encoder for samples of shape {shape}: write your own and put it in a Unimodal"
+    )
+
+
+def build_model(
+    shapes: Mapping[str, tuple[int, ...]],
+    classes: int,
+    fusion: str = "late",
+    shared_head: bool = False,
+    d: int = 128,
+    seed: int = 0,
+) -> LateFusion | Concatenation:
+    """Small encoders and the paper's head for samples of the given shapes.
+
+    Each part starts from its own random state, a function of (seed, modality): the image network begins with the
+    same weights whatever else is in the model.
+
+    Args:
+        shapes: modality -> shape of one sample, e.g. ``dataset.shapes``.
+        fusion: ``"late"`` for a LateFusion, ``"concat"`` for a Concatenation.
+        shared_head: one head for all modalities instead of one each (late fusion only).
+        d: size of a feature.
+    """
+    if fusion not in ("late", "concat"):
+        raise ValueError(f"unknown fusion {fusion!r}: use late or concat")
+    if shared_head and fusion == "concat":
+        raise ValueError("a concatenation has one head already: use shared_head with late fusion")
+    with torch.random.fork_rng(devices=[]):
+        encoders = {}
+        for name, shape in shapes.items():
+            torch.manual_seed(derive_seed(seed, "encoder", name))
+            encoders[name] = small_encoder(tuple(shape), d)
+        torch.manual_seed(derive_seed(seed, "head"))
+        if fusion == "concat":
+            return Concatenation(encoders, paper_head(d * len(encoders), classes))
+        head = paper_head(d, classes)
+        modalities = {}
+        for name, encoder in encoders.items():
+            if not shared_head:
+                torch.manual_seed(derive_seed(seed, "head", name))
+                head = paper_head(d, classes)
+            modalities[name] = Unimodal(encoder, head)
+        return LateFusion(modalities)

@@ -1,0 +1,161 @@
+r"""Sharpness-aware minimisation around any torch optimiser (Eqs. 6-8; Foret et al., ICLR 2021).
+
+SAM looks for weights whose whole neighbourhood has a low loss,
+
+    min_theta max_{||eps||_2 <= rho} L(theta + eps)                                      (Eq. 6)
+
+and approximates the inner maximum by one step along the gradient,
+
+    eps* = rho grad L(theta) / ||grad L(theta)||_2                                       (Eq. 7)
+    grad L_SAM(theta) = grad L(theta + eps*)                                             (Eq. 8)
+
+so each step costs two forward and backward passes. The norm runs over all parameters of the optimiser at once.
+Read ``rho`` against the weights: in float32 a perturbation below about 1e-7 of a weight rounds away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class SAM(Optimizer):
+    """An optimiser that steps ``base_optimizer`` along the gradient of Eq. 8.
+
+        optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = loss_function(model(x), y)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    Both passes see the same dropout masks (the random state of the first is replayed), BatchNorm updates its
+    running statistics in the first pass only, and the weights come back exactly before the base optimiser moves
+    them. Learning-rate schedulers can be given this optimiser or the base one: they share their groups and state.
+
+    Args:
+        base_optimizer: any torch optimiser; it makes the step.
+        rho: the radius of Eq. 6, >= 0, in units of the weights; 0 is the base optimiser in one pass.
+        adaptive: scale the perturbation by the weights (ASAM, Kwon et al., ICML 2021).
+
+    Raises:
+        ValueError: rho is negative or not a number.
+    """
+
+    def __init__(self, base_optimizer: Optimizer, rho: float, adaptive: bool = False):
+        _check_rho(rho)
+        super().__init__(base_optimizer.param_groups, base_optimizer.defaults)
+        self.base_optimizer = base_optimizer
+        self.rho = rho
+        self.adaptive = adaptive
+        self._share()
+
+    def _share(self) -> None:
+        self.param_groups = self.base_optimizer.param_groups
+        self.state = self.base_optimizer.state
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        """One step. ``closure`` clears the gradients, computes the loss, calls backward and returns the loss.
+
+        Returns the loss at the unperturbed weights.
+        """
+        loss = self.gradient(closure)
+        self.base_optimizer.step()
+        return loss
+
+    def gradient(self, closure: Callable[[], Tensor]) -> Tensor:
+        """Leaves the gradient of Eq. 8 in the parameters' ``.grad`` and does not step.
+
+        It is what IGM needs: the flat directions modify this gradient before the base optimiser uses it (Eq. 9).
+        """
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        return sam_gradient(parameters, closure, self.rho, self.adaptive)
+
+    def state_dict(self) -> dict:
+        """The base optimiser's state, with rho and adaptive."""
+        return {
+            "base": self.base_optimizer.state_dict(),
+            "rho": self.rho,
+            "adaptive": self.adaptive,
+        }
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.base_optimizer.load_state_dict(state_dict["base"])
+        self.rho = state_dict["rho"]
+        self.adaptive = state_dict["adaptive"]
+        self._share()
+
+
+def sam_gradient(
+    parameters: Iterable[nn.Parameter],
+    closure: Callable[[], Tensor],
+    rho: float,
+    adaptive: bool = False,
+) -> Tensor:
+    """Computes the gradient of Eq. 8 into ``.grad``; see ``SAM``. Returns the unperturbed loss."""
+    parameters = list(parameters)
+    closure = torch.enable_grad()(closure)
+    if rho == 0:
+        return closure()
+
+    devices = {p.device for p in parameters if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=devices):  # afterwards the second pass draws the same masks
+        loss = closure().detach()
+    moved = [p for p in parameters if p.grad is not None]
+    weights = [p.detach().clone() for p in moved]
+    if not _perturb(moved, rho, adaptive):  # a zero gradient: there is no direction to climb
+        return loss
+    try:
+        with frozen_batchnorm_statistics():
+            closure()  # grad L(theta + eps*), Eq. 8
+    finally:
+        with torch.no_grad():
+            for p, weight in zip(moved, weights, strict=True):
+                p.copy_(weight)
+    return loss
+
+
+@torch.no_grad()
+def _perturb(parameters: list[nn.Parameter], rho: float, adaptive: bool) -> bool:
+    """theta <- theta + eps* (Eq. 7); False, and no change, where the gradient is zero."""
+    if not parameters:
+        return False
+    gradients = [p.grad * p.abs() if adaptive else p.grad for p in parameters]
+    norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))
+    if norm == 0:
+        return False
+    for p, g in zip(parameters, gradients, strict=True):
+        p.add_((p.abs() * g if adaptive else g) * (rho / norm))
+    return True
+
+
+@contextmanager
+def frozen_batchnorm_statistics() -> Iterator[None]:
+    """Inside, BatchNorm layers in training mode use the batch's statistics but do not record them."""
+    frozen = []
+
+    def freeze(module: nn.Module, inputs: tuple) -> None:
+        is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if is_norm and module.training and module.track_running_stats:
+            module.track_running_stats = False
+            frozen.append(module)
+
+    handle = nn.modules.module.register_module_forward_pre_hook(freeze)
+    try:
+        yield
+    finally:
+        handle.remove()
+        for module in frozen:
+            module.track_running_stats = True
+
+
+def _check_rho(rho: float) -> None:
+    if not rho >= 0:
+        raise ValueError(f"rho must be 0 (no SAM) or above, got {rho}: try 0.05")

@@ -1,0 +1,214 @@
+"""flat.py against NumPy and small closed forms (Eqs. 2-5)."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from igm import FeatureCovariance, modification_matrix, modify_gradients
+
+
+def random_moment(d: int, seed: int = 0) -> torch.Tensor:
+    z = torch.randn(3 * d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return z.T @ z
+
+
+def numpy_matrix(moment: np.ndarray, tau: float) -> np.ndarray:
+    """Eq. 4 as the paper states it, by SVD and a dense diagonal Sigma."""
+    _, eigenvalues, Vt = np.linalg.svd(moment)
+    low, high = eigenvalues.min(), eigenvalues.max()
+    Sigma = np.diag(np.exp(-tau / (high - low) * (eigenvalues - low)))
+    return Vt.T @ Sigma @ Vt
+
+
+@pytest.mark.parametrize("tau", [1e-3, 0.4, 1.3, 20.0, 100.0])
+@pytest.mark.parametrize("d", [2, 7, 64])
+def test_modification_matrix_agrees_with_numpy_svd(d, tau):
+    moment = random_moment(d)
+    T = modification_matrix(moment, tau).numpy()
+    assert np.abs(T - numpy_matrix(moment.numpy(), tau)).max() < 1e-10
+
+
+@pytest.mark.parametrize("tau", [0.4, 20.0])
+def test_modification_matrix_is_symmetric_bounded_and_commutes(tau):
+    moment = random_moment(16)
+    T = modification_matrix(moment, tau)
+    assert torch.equal(T, T.T)
+    eigenvalues = torch.linalg.eigvalsh(T)
+    assert eigenvalues[0] == pytest.approx(math.exp(-tau), abs=1e-12)
+    assert eigenvalues[-1] == pytest.approx(1.0, abs=1e-12)
+    commutator = T @ moment - moment @ T
+    assert commutator.abs().max() < 1e-10 * moment.abs().max()
+
+
+def test_rank_one_moment_in_closed_form():
+    # One direction u with eigenvalue |u|^2, all others 0: T = I - (1 - e^-tau) u u^T / |u|^2.
+    u = torch.tensor([3.0, 0.0, 4.0], dtype=torch.float64)
+    T = modification_matrix(torch.outer(u, u), tau=0.4)
+    expected = torch.eye(3, dtype=torch.float64) - (1 - math.exp(-0.4)) * torch.outer(u, u) / 25
+    assert torch.allclose(T, expected, atol=1e-12)
+
+
+def test_tau_to_zero_gives_the_identity():
+    T = modification_matrix(random_moment(8), tau=1e-12)
+    assert torch.allclose(T, torch.eye(8, dtype=torch.float64), atol=1e-11)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e-30, 1e30])
+def test_equal_eigenvalues_give_the_identity_and_no_nan(scale):
+    T = modification_matrix(scale * torch.eye(5, dtype=torch.float64), tau=20.0)
+    assert torch.equal(T, torch.eye(5, dtype=torch.float64))
+
+
+def test_equal_eigenvalues_up_to_rounding_give_the_identity():
+    rotation = torch.linalg.qr(random_moment(6)).Q
+    T = modification_matrix(rotation @ rotation.T, tau=20.0)
+    assert torch.equal(T, torch.eye(6, dtype=torch.float64))
+
+
+def test_scale_of_the_moment_does_not_matter():
+    moment = random_moment(6)
+    assert torch.allclose(
+        modification_matrix(moment, 1.3), modification_matrix(1e6 * moment, 1.3), atol=1e-12
+    )
+
+
+def test_modification_matrix_keeps_the_dtype():
+    assert modification_matrix(random_moment(4).float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan")])
+def test_tau_must_be_positive(tau):
+    with pytest.raises(ValueError, match="tau must be above 0"):
+        modification_matrix(random_moment(3), tau)
+
+
+def test_bad_covariances_are_refused():
+    with pytest.raises(ValueError, match="square"):
+        modification_matrix(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="NaN"):
+        modification_matrix(torch.full((3, 3), float("nan")))
+
+
+@pytest.fixture
+def two_batches():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(n, 5, generator=generator) + 1 for n in (8, 4)]
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("statistic", ["batch-mean", "sample"])
+def test_covariance_of_a_linear_layer(two_batches, statistic, center):
+    layer = nn.Linear(5, 3)
+    with FeatureCovariance({"fc": layer}, statistic, center) as covariance:
+        for z in two_batches:
+            layer(z)
+    if statistic == "sample":
+        rows = np.concatenate([z.numpy().astype(np.float64) for z in two_batches])
+    else:
+        rows = np.stack([z.numpy().astype(np.float64).mean(0) for z in two_batches])
+    expected = rows.T @ rows
+    if center:
+        expected = np.cov(rows, rowvar=False, bias=True) * len(rows)
+    assert np.allclose(covariance.matrices["fc"].numpy(), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "options", [dict(padding=1), dict(padding="same"), dict(stride=2), dict(padding=2, dilation=2)]
+)
+def test_covariance_of_a_convolution_matches_its_own_output(options):
+    # The moment S of the patches must give sum |w^T patch|^2 = w^T S w, which the layer's output knows itself.
+    layer = nn.Conv2d(2, 4, 3, bias=False, **options).double()
+    x = torch.randn(3, 2, 7, 6, dtype=torch.float64)
+    with FeatureCovariance({"conv": layer}, statistic="sample") as covariance:
+        output = layer(x)
+    w = layer.weight.detach().view(4, -1)
+    power = torch.einsum("oi,ij,oj->o", w, covariance.matrices["conv"], w)
+    assert torch.allclose(power, output.detach().square().sum((0, 2, 3)))
+
+
+def test_batch_mean_of_a_convolution_is_the_moment_of_the_mean_image():
+    layer = nn.Conv2d(2, 4, 3, bias=False).double()
+    x = torch.randn(3, 2, 7, 6, dtype=torch.float64)
+    with FeatureCovariance({"conv": layer}) as of_batch:
+        layer(x)
+    with FeatureCovariance({"conv": layer}, "sample") as of_mean:
+        layer(x.mean(0, keepdim=True))
+    assert torch.allclose(of_batch.matrices["conv"], of_mean.matrices["conv"])
+
+
+def test_hooks_are_gone_after_the_block(two_batches):
+    layer = nn.Linear(5, 3)
+    with FeatureCovariance({"fc": layer}) as covariance:
+        layer(two_batches[0])
+    before = covariance.matrices["fc"].clone()
+    layer(two_batches[1])
+    assert torch.equal(covariance.matrices["fc"], before)
+    assert not layer._forward_pre_hooks
+
+
+def test_a_layer_without_input_has_no_matrix():
+    with FeatureCovariance({"fc": nn.Linear(2, 2)}) as covariance:
+        pass
+    assert covariance.matrices == {}
+
+
+def test_unusable_layers_are_refused():
+    with pytest.raises(TypeError, match="'norm' is a BatchNorm1d"):
+        FeatureCovariance({"norm": nn.BatchNorm1d(3)})
+    with pytest.raises(ValueError, match="grouped"):
+        FeatureCovariance({"conv": nn.Conv2d(4, 4, 3, groups=2)})
+    with pytest.raises(ValueError, match="unknown statistic"):
+        FeatureCovariance({}, statistic="median")
+
+
+def test_modify_gradients_is_equation_5_for_a_linear_layer():
+    layer = nn.Linear(6, 3).double()
+    layer(torch.randn(4, 6, dtype=torch.float64)).square().sum().backward()
+    grad, bias_grad = layer.weight.grad.clone(), layer.bias.grad.clone()
+    T = modification_matrix(random_moment(6))
+    modify_gradients({"fc": layer}, {"fc": T})
+    in_the_papers_layout = T.numpy() @ grad.numpy().T  # W is d x c there: T grad
+    assert np.allclose(layer.weight.grad.numpy(), in_the_papers_layout.T, atol=1e-12)
+    assert torch.equal(layer.bias.grad, bias_grad)
+
+
+def test_modify_gradients_of_a_convolution_acts_on_its_patches():
+    layer = nn.Conv2d(2, 4, 3).double()
+    layer.weight.grad = torch.randn_like(layer.weight)
+    grad = layer.weight.grad.clone()
+    T = modification_matrix(random_moment(18))
+    modify_gradients({"conv": layer}, {"conv": T})
+    assert torch.allclose(layer.weight.grad.view(4, 18), grad.view(4, 18) @ T)
+
+
+def test_layers_without_matrix_or_gradient_are_left_alone():
+    layer, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    layer.weight.grad = torch.ones(2, 2)
+    modify_gradients({"a": layer, "b": other}, {"b": torch.eye(2)})
+    assert torch.equal(layer.weight.grad, torch.ones(2, 2))
+    assert other.weight.grad is None
+
+
+def test_a_matrix_of_the_wrong_size_names_the_layer():
+    layer = nn.Linear(3, 2)
+    layer.weight.grad = torch.ones(2, 3)
+    with pytest.raises(ValueError, match="layer 'fc2' takes 3 inputs"):
+        modify_gradients({"fc2": layer}, {"fc2": torch.eye(4)})
+
+
+def test_modified_update_leaves_the_sharp_direction_of_the_old_inputs_alone():
+    # The purpose of it all: with a large tau, a step for new inputs keeps the outputs of the old ones, which
+    # all lie along one direction; the plain step does not.
+    old = torch.tensor([[1.0, 2.0, 2.0]], dtype=torch.float64)
+    T = modification_matrix(old.T @ old, tau=30.0)
+    layer = nn.Linear(3, 2, bias=False).double()
+    before = layer(old).detach()
+    layer(torch.tensor([[2.0, 1.0, 0.0]], dtype=torch.float64)).square().sum().backward()
+    plain = old @ (layer.weight - layer.weight.grad).T
+    modify_gradients({"fc": layer}, {"fc": T})
+    flat = old @ (layer.weight - layer.weight.grad).T
+    assert torch.allclose(flat, before, atol=1e-10)
+    assert not torch.allclose(plain, before, atol=1e-2)
