@@ -6,10 +6,13 @@ such an error was raised.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
@@ -52,6 +55,9 @@ def train_command(options: Namespace) -> int:
     }
     shapes = data["train"].shapes
     wanted = settings["modalities"] or list(shapes)
+    for name in wanted:
+        if name not in shapes:
+            raise ValueError(f"unknown modality {name!r}: the data has {', '.join(shapes)}")
     model = build_model(
         {name: shape for name, shape in shapes.items() if name in wanted},
         classes=len(data["train"].classes),
@@ -86,23 +92,68 @@ DATA_OPTIONS = ("data", "data_root", "samples", "noise", "data_seed", "model", "
 class _Parser(ArgumentParser):
     """An argument parser whose errors are one line."""
 
+    command = "igm"
+
     def error(self, message: str, ex: Exception | None = None) -> None:
         if os.environ.get("IGM_TRACEBACK") and ex is not None:
             raise ex
         print(
-            f"igm: {_one_line(message)} (`igm {self.command} --help` lists all options)",
+            f"igm: {_one_line(self._plain(message))} (`{self.command} --help` lists all options)",
             file=sys.stderr,
         )
         raise SystemExit(2)
 
-    command = ""
+    def _plain(self, message: str) -> str:
+        """A message of jsonargparse without its Python types; one that is not known here stays as it is."""
+        if "but it was not provided" in message:
+            return f"no command: give {' or '.join(COMMANDS)}"
+        if unknown := re.match(r"unrecognized arguments: (\S+)", message):
+            options = [o for o in self._option_string_actions if o.startswith("--")]
+            return f"unknown option {unknown[1]}{_suggestion(unknown[1].split('=')[0], options)}"
+        key = re.match(r'Parser key "(\w+)"', message)
+        kind = re.search(r"Subtypes: \[(\w+)|<class '(\w+)'>", message)
+        value = re.search(r"(?:Got|Given) value: ([^\n]*)$", message.rstrip())
+        if key and kind and value:
+            kind = KINDS.get(kind[1] or kind[2], kind[1] or kind[2])
+            return f"--{key[1]} must be {kind}, got {value[1]}"
+        return message
+
+
+class _Config(ActionConfigFile):
+    """--config: the file is looked at before its options are used, so that an error names it."""
+
+    def __call__(self, parser, cfg, value, option_string=None):
+        try:
+            config = json.loads(Path(value).read_text(encoding="utf-8"))
+        except OSError as error:
+            parser.error(f"cannot read the config file {value}: {error.strerror}")
+        except ValueError as error:
+            parser.error(f"the config file {value} is not valid JSON: {error}")
+        if not isinstance(config, dict):
+            parser.error(f'the config file {value} must hold options, e.g. {{"epochs": 20}}')
+        options = [action.dest for action in parser._actions if action is not self]
+        for key in config:
+            if key not in options:
+                parser.error(
+                    f"unknown option {key!r} in the config file {value}{_suggestion(key, options)}"
+                )
+        super().__call__(parser, cfg, value, option_string)
+
+
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": 'a list such as \'["image", "audio"]\'',
+    "dict": "a number by name, such as '{\"image\": 1.5}'",
+}
 
 
 def _parser() -> ArgumentParser:
-    training = _Parser(prog="igm train", description=train_command.__doc__)
-    training.command = "train"
+    training = _Parser(prog="igm train", parser_mode="json", description=train_command.__doc__)
+    training.command = "igm train"
     add = training.add_argument
-    add("--config", action=ActionConfigFile, help="a JSON file with any of these options")
+    add("--config", action=_Config, help="a JSON file with any of these options")
     add("--data", default="digits", help=f"data set: {', '.join(DATASETS)}")
     add(
         "--data_root",
@@ -124,7 +175,7 @@ def _parser() -> ArgumentParser:
         "--out", type=str | None, help="a new folder for the run; by default runs/DATA-METHOD-seedN"
     )
     training.add_class_arguments(Settings)
-    parser = _Parser(prog="igm", description="Train multimodal networks by IGM and its rivals.")
+    parser = _Parser(prog="igm", parser_mode="json", description="Train multimodal networks by IGM and its rivals.")
     commands = parser.add_subcommands(dest="command", required=True)
     commands.add_subcommand("train", training, help=train_command.__doc__)
     return parser
@@ -136,6 +187,11 @@ def _free_folder(data: str, settings: dict) -> Path:
     while folder.exists():
         folder, number = stem.with_name(f"{stem.name}-{number}"), number + 1
     return folder
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    close = get_close_matches(word, list(known), 1)
+    return f": did you mean {close[0]}?" if close else ""
 
 
 def _one_line(message: str) -> str:

@@ -7,6 +7,7 @@ usual joint network: all features side by side into one head.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -108,15 +109,14 @@ def small_encoder(shape: tuple[int, ...], d: int = 128) -> nn.Sequential:
     """
     if len(shape) == 3:
         channels, height, width = shape
+        places = math.ceil(height / 4) * math.ceil(width / 4)  # each convolution halves both sides
         return nn.Sequential(
-            nn.Conv2d(channels, 8, 3, padding=1),
+            nn.Conv2d(channels, 16, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(8, 16, 3, padding=1),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.MaxPool2d(2),
             nn.Flatten(),
-            nn.Linear(16 * (height // 4) * (width // 4), d),
+            nn.Linear(32 * places, d),
             nn.ReLU(),
         )
     if len(shape) == 1:
@@ -146,7 +146,7 @@ def build_model(
         d: size of a feature.
     """
     if fusion not in ("late", "concat"):
-        raise ValueError(f"unknown fusion {fusion!r}: use late or concat")
+        raise ValueError(f"unknown kind of model {fusion!r}: use late or concat")
     if shared_head and fusion == "concat":
         raise ValueError("a concatenation has one head already: use shared_head with late fusion")
     with torch.random.fork_rng(devices=[]):

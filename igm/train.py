@@ -239,7 +239,7 @@ def batches(
     dataset: Dataset, batch_size: int, seed: int | None, device: torch.device | str = "cpu"
 ) -> Iterator[dict[str, Tensor]]:
     """The batches of one pass, in an order drawn from ``seed``, or in the data's own order for None."""
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed or 0)  # its own: the global one stays as it is
     loader = DataLoader(
         dataset,
         batch_size,
@@ -303,6 +303,8 @@ def _optimizer(trainer: Method, stage: Stage, epochs: int) -> tuple[SAM, LRSched
 def _modalities(settings: Settings, model: nn.Module, dataset: Dataset) -> list[str]:
     there = [name for name in dataset[0] if name not in ("label", "index")]
     wanted = settings.modalities or there
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"a modality is named twice in {', '.join(wanted)}: give each one once")
     held = getattr(model, "modalities", None) or getattr(model, "encoders", {})
     for name in wanted:
         if name not in there or name not in held:
@@ -315,7 +317,10 @@ def _modalities(settings: Settings, model: nn.Module, dataset: Dataset) -> list[
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"the device {name!r} cannot be used: give cpu, or auto") from error
 
 
 def _new_folder(out: str | Path | None) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -69,8 +70,13 @@ def read_arrays(root: Path, name: str, split: str) -> dict[str, np.ndarray]:
             f"{path} is not there: point --data_root at the book's data folder, or make it with "
             f"`python data/make.py {name}`"
         )
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (BadZipFile, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged: fetch it again, or make it with `python data/make.py {name}`"
+        ) from error
 
 
 def standardise(values: np.ndarray, reference: np.ndarray, axis: int | None = None) -> np.ndarray:

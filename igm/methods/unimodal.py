@@ -6,10 +6,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from igm.methods.base import Batch, Method, Stage
+from igm.models import Concatenation
 
 
 class Unimodal(Method):
     """Trains encoder and head of each modality by its own cross-entropy (Eq. 1)."""
+
+    def __init__(self, model, modalities, settings):
+        super().__init__(model, modalities, settings)
+        if isinstance(model, Concatenation):
+            raise ValueError(
+                f"{settings.method} trains one network a modality: give it late fusion, or train "
+                "the concatenation by joint"
+            )
 
     def stages(self) -> list[Stage]:
         return [Stage((name,), self.settings.epochs) for name in self.modalities]

@@ -1,0 +1,68 @@
+# make book    builds the book in _build/html          make test    checks everything
+# Needs Python 3.11 or newer and make. Everything else goes into the folder .venv.
+#
+# PYTHON=python3.11   another Python           CONSTRAINTS=   newest versions, not the tested ones
+# On Linux without a GPU, PyTorch's CPU build is 5 GB smaller:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make book
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+NOTEBOOKS = $(wildcard book/*.ipynb)
+STUDIES = $(wildcard book/studies/[!_]*.py)
+
+unexport MPLBACKEND # notebooks draw inline, whatever the shell prefers
+
+.PHONY: help book test notebooks studies lint format clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The environment, renewed when the declared or the pinned dependencies change.
+$(READY): pyproject.toml $(CONSTRAINTS)
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: install Python 3.11 or name yours, make book PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) tools/preflight.py $(VENV)
+	@echo "== environment in $(VENV) (the first time: some minutes, several GB)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q -e '.[book,media,test]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) || { \
+	  echo "error: pip failed, see above. No network: run make again later. No space left: free some, or set TMPDIR." >&2; \
+	  echo "A version not found for your Python or system: make book CONSTRAINTS= takes the newest that fit." >&2; exit 1; }
+	@touch $@
+
+book: $(READY) ## run the notebooks, build the pages in _build/html, check them
+	@echo "== book"
+	@$(BIN)/python tools/fresh_cache.py
+	@$(BIN)/jupyter-book build . -W --keep-going -q || { rm -rf _build/.doctrees; exit 1; } # so that it warns again
+	@$(BIN)/python tools/check_book.py
+
+test: $(READY) lint ## lint, library, book, notebooks, pages
+	@echo "== library and notebooks at rest"
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --ignore=tests/test_book.py
+	@$(MAKE) --no-print-directory book
+	@echo "== every cell of every notebook gives its stored output"
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg $(NOTEBOOKS)
+	@echo "== the pages"
+	@BOOK_BUILT=1 $(BIN)/python -m pytest -q tests/test_book.py
+
+notebooks: $(READY) ## run every notebook in place: what it stores is what it gave
+	@set -e; for notebook in $(NOTEBOOKS); do echo "== $$notebook"; \
+	  $(BIN)/jupyter-nbconvert --log-level WARN --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 "$$notebook"; \
+	  $(BIN)/python tools/strip_notebooks.py "$$notebook"; done
+
+studies: $(READY) ## repeat every recorded experiment (slow)
+	@set -e; for study in $(STUDIES); do echo "== $$study"; $(BIN)/python "$$study"; done
+
+lint: $(READY) ## check the style
+	@echo "== style"
+	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check .
+
+format: $(READY) ## put the style in order
+	@$(BIN)/ruff check -q --fix . ; $(BIN)/ruff format -q .
+
+clean: ## remove what was built; the environment stays
+	@rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache

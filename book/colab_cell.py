@@ -1,0 +1,12 @@
+# In Colab this cell fetches the book and installs igm. Anywhere else it does nothing.
+import importlib.util
+import os
+
+if importlib.util.find_spec("igm") is None:
+    source = os.environ.get("IGM_SOURCE", "https://github.com/igm-book/igm-book")
+    if not os.path.isdir("igm-book"):
+        !git clone -q --depth 1 {source} igm-book
+    %pip install -q ./igm-book
+    assert importlib.util.find_spec("igm"), "igm was not installed: see above, then run this again"
+if os.path.isdir("igm-book/book"):
+    %cd -q igm-book/book

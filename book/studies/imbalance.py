@@ -1,0 +1,47 @@
+"""How far does joint training starve the weaker modality? Joint against unimodal networks on the digits, as the
+noise of the image goes up: the accuracy of each modality's own head, and of a linear probe on each encoder."""
+
+import torch
+from _study import load_splits, main
+
+import igm
+from igm.metrics import linear_probe
+
+SETTINGS = {
+    "samples": 800,
+    "noise": {"audio": 1.5},
+    "image_noise": [0.0, 0.5, 1.0, 1.5, 2.0, 3.0],
+    "train": {"epochs": 20, "lr": 0.02, "batch_size": 32, "select": "last"},
+}
+CONDITIONS = [f"image noise {level}" for level in SETTINGS["image_noise"]]
+SEEDS = range(10)
+
+
+def run(condition: str, seed: int) -> dict[str, float]:
+    noise = {"image": float(condition.split()[-1])} | SETTINGS["noise"]
+    data = load_splits(SETTINGS["samples"], noise, seed)
+    shapes = data["train"].shapes
+    result = {}
+    for name, method, fusion in [
+        ("unimodal", "unimodal", "late"),
+        ("late", "joint", "late"),
+        ("concat", "joint", "concat"),
+        ("untrained", None, "late"),
+    ]:
+        model = igm.build_model(shapes, 10, fusion=fusion, seed=seed)
+        if method:
+            trained = igm.train(
+                model, data, method, seed=seed, device="cpu", progress=False, **SETTINGS["train"]
+            )
+            for output, score in trained.results["test"].items():
+                result[f"{name} {output}"] = score["accuracy"]
+        for modality in shapes:
+            encoder = model.encoders[modality] if fusion == "concat" else model[modality].encoder
+            parts = [(data[s].inputs[modality], data[s].labels) for s in ("train", "test")]
+            result[f"{name} probe {modality}"] = linear_probe(encoder, *parts)
+    return result
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(globals())

@@ -1,0 +1,94 @@
+"""The book's figures: one style, one function a kind of figure. They draw data and never train.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart, and every series has a marker or a line
+style as a second cue. The background is opaque, so that figures are legible on a dark page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from igm.metrics import interval
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
+
+
+def set_style() -> None:
+    """The book's matplotlib style; call it once at the top of a notebook."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7, 3.6),
+            "figure.dpi": 110,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "axes.prop_cycle": plt.cycler(color=COLOURS),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "font.size": 11,
+            "legend.frameon": False,
+        }
+    )
+
+
+def plot_seeds(results: Mapping[str, Sequence[float]], xlabel: str, ax: Axes | None = None) -> Axes:
+    """A row a condition: a faint dot for each seed, the mean and its 95 % interval.
+
+    Args:
+        results: condition -> one number a seed.
+    """
+    ax = ax or plt.subplots(figsize=(7, 0.9 + 0.42 * len(results)))[1]
+    for row, (_, values) in enumerate(results.items()):
+        mean, half = interval(values)
+        ax.plot(values, np.full(len(values), row), "o", color="#999999", alpha=0.5, markersize=4)
+        ax.errorbar(mean, row, xerr=half, fmt="D", color=COLOURS[0], capsize=4, markersize=6, zorder=3)
+    ax.set_yticks(range(len(results)), list(results))
+    ax.set_ylim(len(results) - 0.5, -0.5)
+    ax.set_xlabel(xlabel)
+    return ax
+
+
+def plot_lines(
+    x: Sequence[float],
+    series: Mapping[str, Sequence],
+    xlabel: str,
+    ylabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """A line a series. A series is one number an x, or one list over seeds an x: then the mean and its 95 % band."""
+    ax = ax or plt.subplots()[1]
+    for i, (name, values) in enumerate(series.items()):
+        style = dict(color=COLOURS[i % 7], marker=MARKERS[i % 7], linestyle=LINES[i % 7])
+        if np.ndim(values[0]) == 0:
+            ax.plot(x, values, label=name, **style)
+            continue
+        mean, half = np.array([interval(over_seeds) for over_seeds in values]).T
+        ax.plot(x, mean, label=name, **style)
+        ax.fill_between(x, mean - half, mean + half, color=style["color"], alpha=0.15, linewidth=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return ax
+
+
+def plot_pairs(dataset, rows: Sequence[int]) -> None:
+    """The image and the spectrogram of some pairs, one above the other."""
+    figure, axes = plt.subplots(2, len(rows), figsize=(1.2 * len(rows), 2.9))
+    for column, i in enumerate(rows):
+        sample = dataset[i]
+        axes[0, column].imshow(sample["image"][0], cmap="gray")
+        axes[1, column].imshow(sample["audio"][0], cmap="magma", origin="lower")
+        axes[0, column].set_title(dataset.classes[sample["label"]])
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.grid(False)
+    axes[0, 0].set_ylabel("image")
+    axes[1, 0].set_ylabel("audio")

@@ -1,0 +1,181 @@
+"""The notebooks as they lie in the repository: really executed, short cells, described figures.
+
+(What their cells give is compared by nbval, in another run: `make test`.)
+"""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+BOOK = Path(__file__).parents[1] / "book"
+COLAB_CELL = (BOOK / "colab_cell.py").read_text().strip()
+NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
+
+MAX_LINES = 15
+MAX_BYTES = 2**20
+TAGS = {
+    "nbval-ignore-output",
+    *(f"{verb}-{part}" for verb in ("hide", "remove") for part in ("input", "output", "cell")),
+    "full-width",
+    "margin",
+}
+MACHINE_PATH = re.compile(r"ipykernel_\d+|(?<![\w.])/(home|root|work|Users|content)/|[A-Z]:\\")
+
+
+def images(cell) -> list:
+    outputs = cell.get("outputs", [])
+    return [o for o in outputs if any(k.startswith("image/") for k in o.get("data", {}))]
+
+
+def texts(cell):
+    """Everything readable in the cell's outputs."""
+    for output in cell.get("outputs", []):
+        yield output.get("text", "")
+        yield from output.get("traceback", [])
+        for mime, data in output.get("data", {}).items():
+            if mime.startswith("text/"):
+                yield data
+
+
+def is_caption(cell) -> bool:
+    """A markdown cell whose first paragraph is emphasised: *What the figure above shows.*"""
+    if cell is None or cell.cell_type != "markdown":
+        return False
+    first = cell.source.strip().split("\n\n")[0].strip()
+    return len(first) > 2 and first[0] == first[-1] == "*" and first[:2] != "**"
+
+
+def check_execution(notebook) -> list[str]:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    counts = [cell.execution_count for cell in code]
+    if counts != list(range(1, len(code) + 1)):
+        return [f"not executed once from top to bottom: execution counts {counts}"]
+    return []
+
+
+def check_cell(cell, following=None) -> list[str]:
+    faults = []
+    lines = [line for line in cell.source.splitlines() if line.strip()]
+    tags = set(cell.metadata.get("tags", []))
+    if len(lines) > MAX_LINES:
+        faults.append(f"{len(lines)} lines, at most {MAX_LINES}")
+    if tags - TAGS:
+        faults.append(f"unknown tags {sorted(tags - TAGS)}")
+    if any(output.output_type == "error" for output in cell.outputs):
+        faults.append("an error is stored as output")
+    for text in texts(cell):
+        if found := MACHINE_PATH.search(text):
+            faults.append(f"a path of some machine in its output: {found.group()}")
+    if images(cell):
+        shown = cell.metadata.get("mystnb", {})
+        if not shown.get("image", {}).get("alt", "").strip():
+            faults.append("a figure without alternative text: metadata mystnb.image.alt")
+        if not (shown.get("figure", {}).get("caption", "").strip() or is_caption(following)):
+            faults.append(
+                "a figure without caption: metadata mystnb.figure.caption, or *text* below"
+            )
+        if "nbval-ignore-output" not in tags:
+            faults.append("a figure without the tag nbval-ignore-output")
+    return faults
+
+
+def check_notebook(path: Path) -> list[str]:
+    notebook = nbformat.read(path, as_version=4)
+    faults = check_execution(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if not code or code[0].source.strip() != COLAB_CELL:
+        faults.append("the first code cell is not book/colab_cell.py")
+    if path.stat().st_size > MAX_BYTES:
+        faults.append(f"{path.stat().st_size / 1e6:.1f} MB, at most 1")
+    for cell, following in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
+        if cell.cell_type == "code":
+            start = cell.source.strip().split("\n")[0][:50]
+            faults += [f"cell {start!r}: {fault}" for fault in check_cell(cell, following)]
+    return faults
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(path):
+    assert not check_notebook(path)
+
+
+# Does the check find what it is there to find?
+
+
+def figure_cell(tags=("nbval-ignore-output",), **mystnb):
+    """A code cell as a plot leaves it."""
+    output = new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "<Fig>"})
+    return new_code_cell(
+        "draw()", outputs=[output], metadata={"tags": list(tags), "mystnb": mystnb}
+    )
+
+
+GOOD = {"image": {"alt": "A falling curve."}, "figure": {"caption": "The loss falls."}}
+
+
+def written(folder: Path, *cells, first=COLAB_CELL, executed=True) -> Path:
+    notebook = new_notebook(cells=[new_markdown_cell("# Title"), new_code_cell(first), *cells])
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        cell.execution_count = number if executed else None
+    nbformat.write(notebook, folder / "notebook.ipynb")
+    return folder / "notebook.ipynb"
+
+
+def test_a_good_notebook_passes(tmp_path):
+    assert check_notebook(written(tmp_path, new_code_cell("1 + 1"), figure_cell(**GOOD))) == []
+
+
+def test_a_caption_may_stand_below_the_figure(tmp_path):
+    figure = figure_cell(image=GOOD["image"])
+    assert check_notebook(written(tmp_path, figure, new_markdown_cell("*It falls.*"))) == []
+    assert check_notebook(written(tmp_path, figure, new_markdown_cell("Then it falls.")))
+
+
+def with_output(output):
+    return new_code_cell("run()", outputs=[output])
+
+
+@pytest.mark.parametrize(
+    ("cell", "fault"),
+    [
+        (figure_cell(figure=GOOD["figure"]), "alternative text"),
+        (figure_cell(image={"alt": " "}, figure=GOOD["figure"]), "alternative text"),
+        (figure_cell(image=GOOD["image"]), "caption"),
+        (figure_cell(tags=(), **GOOD), "nbval-ignore-output"),
+        (new_code_cell("\n".join(["x = 1"] * (MAX_LINES + 1))), "16 lines"),
+        (new_code_cell("1", metadata={"tags": ["hide-inputs"]}), "unknown tags"),
+        (with_output(new_output("error", ename="E", evalue="", traceback=[])), "error is stored"),
+        (with_output(new_output("stream", text="/home/ada/x.py")), "path of some machine"),
+        (with_output(new_output("stream", text="in /tmp/ipykernel_12/3.py")), "path of some"),
+        (new_code_cell("x = 1\n" + "#" * MAX_BYTES), "MB"),
+    ],
+)
+def test_a_fault_is_found(tmp_path, cell, fault):
+    (found,) = check_notebook(written(tmp_path, cell))
+    assert fault in found
+
+
+def test_a_notebook_that_was_never_executed_is_found(tmp_path):
+    (fault,) = check_notebook(written(tmp_path, new_code_cell("1"), executed=False))
+    assert "not executed" in fault
+
+
+def test_a_notebook_executed_out_of_order_is_found(tmp_path):
+    path = written(tmp_path, new_code_cell("1"), new_code_cell("2"))
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].execution_count = 7
+    nbformat.write(notebook, path)
+    assert "counts [1, 2, 7]" in check_notebook(path)[0]
+
+
+def test_another_first_cell_is_found(tmp_path):
+    (fault,) = check_notebook(written(tmp_path, first="import igm"))
+    assert "colab_cell.py" in fault

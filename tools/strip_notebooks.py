@@ -1,0 +1,29 @@
+"""Remove from executed notebooks what differs from run to run and shows nothing: python tools/strip_notebooks.py FILES"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET, None)
+    return notebook
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        notebook = strip(nbformat.read(path, as_version=4))
+        nbformat.validate(notebook)
+        nbformat.write(notebook, path)
