@@ -175,7 +175,11 @@ def _parser() -> ArgumentParser:
         "--out", type=str | None, help="a new folder for the run; by default runs/DATA-METHOD-seedN"
     )
     training.add_class_arguments(Settings)
-    parser = _Parser(prog="igm", parser_mode="json", description="Train multimodal networks by IGM and its rivals.")
+    parser = _Parser(
+        prog="igm",
+        parser_mode="json",
+        description="Train multimodal networks by IGM and its rivals.",
+    )
     commands = parser.add_subcommands(dest="command", required=True)
     commands.add_subcommand("train", training, help=train_command.__doc__)
     return parser

@@ -76,3 +76,9 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
         return float(values.mean()), float("nan")
     half = stats.t.ppf((1 + confidence) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
     return float(values.mean()), float(half)
+
+
+def points(values: Sequence[float], signed: bool = False) -> str:
+    """The interval in percentage points, ready for a sentence: ``"57.5 ± 2.2"``; a difference gets its sign."""
+    mean, half = interval(values)
+    return f"{100 * mean:{'+' if signed else ''}.1f} ± {100 * half:.1f}"

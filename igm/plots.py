@@ -49,7 +49,9 @@ def plot_seeds(results: Mapping[str, Sequence[float]], xlabel: str, ax: Axes | N
     for row, (_, values) in enumerate(results.items()):
         mean, half = interval(values)
         ax.plot(values, np.full(len(values), row), "o", color="#999999", alpha=0.5, markersize=4)
-        ax.errorbar(mean, row, xerr=half, fmt="D", color=COLOURS[0], capsize=4, markersize=6, zorder=3)
+        ax.errorbar(
+            mean, row, xerr=half, fmt="D", color=COLOURS[0], capsize=4, markersize=6, zorder=3
+        )
     ax.set_yticks(range(len(results)), list(results))
     ax.set_ylim(len(results) - 0.5, -0.5)
     ax.set_xlabel(xlabel)
@@ -92,3 +94,33 @@ def plot_pairs(dataset, rows: Sequence[int]) -> None:
         ax.grid(False)
     axes[0, 0].set_ylabel("image")
     axes[1, 0].set_ylabel("audio")
+
+
+def plot_stages(
+    series: Mapping[str, Sequence[float]],
+    stages: Sequence[str],
+    ylabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Curves over the epochs of training that goes in stages, each named above it.
+
+    Args:
+        series: name -> one number an epoch.
+        stages: what is trained in each epoch; a stage ends where it changes.
+    """
+    ax = ax or plt.subplots()[1]
+    epochs = np.arange(1, len(stages) + 1)
+    for i, (name, values) in enumerate(series.items()):
+        style = dict(color=COLOURS[i % 7], marker=MARKERS[i % 7], linestyle=LINES[i % 7])
+        ax.plot(epochs, values, label=name, markersize=4, **style)
+    starts = [0, *(i for i in range(1, len(stages)) if stages[i] != stages[i - 1]), len(stages)]
+    for first, last in zip(starts, starts[1:]):
+        if first:
+            ax.axvline(first + 0.5, color="#666666", linewidth=1)
+        middle = (first + last + 1) / 2
+        ax.annotate(
+            stages[first], (middle, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom"
+        )
+    ax.set(xlabel="epoch", ylabel=ylabel)
+    ax.legend(loc="lower right")
+    return ax

@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from tqdm.auto import tqdm
 
+from igm.datasets.memory import MemorySet
 from igm.flat import STATISTICS
 from igm.methods import Method, Stage, find_method
 from igm.metrics import scores
@@ -47,7 +48,7 @@ class Settings:
         weight_decay: weight decay of SGD.
         schedule: of the learning rate over a modality's epochs, cosine or constant.
         tau: strength of the gradient modification, above 0 (Eq. 4); igm only.
-        rho: radius of SAM, 0 or above, 0 for none (Eq. 6); by default 0.05 for igm and 0 for the others.
+        rho: radius of SAM, 0 or above, 0 for none (Eq. 6); by default 0.02 for igm and 0 for the others.
         statistic: moment of the features, batch-mean (the paper) or sample; igm only.
         center: subtract the mean from that moment; igm only.
         fusion: of the modalities' predictions: mean, entropy or logits; by default the method's own.
@@ -240,12 +241,11 @@ def batches(
 ) -> Iterator[dict[str, Tensor]]:
     """The batches of one pass, in an order drawn from ``seed``, or in the data's own order for None."""
     generator = torch.Generator().manual_seed(seed or 0)  # its own: the global one stays as it is
+    samples, collate = dataset, default_collate
+    if isinstance(dataset, MemorySet):
+        samples, collate = range(len(dataset)), dataset.fetch
     loader = DataLoader(
-        dataset,
-        batch_size,
-        shuffle=seed is not None,
-        generator=generator,
-        collate_fn=lambda batch: batch if isinstance(batch, dict) else default_collate(batch),
+        samples, batch_size, shuffle=seed is not None, generator=generator, collate_fn=collate
     )
     for batch in loader:
         yield {name: x.to(device) for name, x in batch.items()}
@@ -287,7 +287,8 @@ def hold_out(dataset: Dataset, share: float = 0.1, seed: int = 0) -> tuple[Datas
     train_rows, valid_rows = train_test_split(
         range(len(dataset)), test_size=share, stratify=labels, random_state=seed
     )
-    return Subset(dataset, sorted(train_rows)), Subset(dataset, sorted(valid_rows))
+    part = MemorySet.subset if isinstance(dataset, MemorySet) else Subset
+    return part(dataset, sorted(train_rows)), part(dataset, sorted(valid_rows))
 
 
 def _optimizer(trainer: Method, stage: Stage, epochs: int) -> tuple[SAM, LRScheduler]:

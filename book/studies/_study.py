@@ -39,7 +39,9 @@ def main(study: dict) -> None:
     jobs = [(condition, seed) for condition in study["CONDITIONS"] for seed in study["SEEDS"]]
     started = time.perf_counter()
     done = {}
-    os.environ["OMP_NUM_THREADS"] = "1"  # the workers inherit it: one thread a run, in torch and in BLAS
+    os.environ["OMP_NUM_THREADS"] = (
+        "1"  # the workers inherit it: one thread a run, in torch and in BLAS
+    )
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), spawn, torch.set_num_threads, (1,)) as pool:
         futures = {pool.submit(study["run"], *job): job for job in jobs}

@@ -19,19 +19,27 @@ SPLITS = ("train", "valid", "test")
 class MemorySet(Dataset):
     """Samples of several modalities held as tensors.
 
-    ``dataset[i]`` is a dict with an entry a modality, "label" and "index"; a DataLoader fetches a whole batch
-    at once (``__getitems__``).
+    ``dataset[i]`` is a dict with an entry a modality, "label" and "index"; any DataLoader can batch them.
+    ``dataset.fetch(positions)`` takes a whole batch at once, which is quicker.
 
     Args:
         inputs: modality -> (n, ...), float32.
         labels: (n,), int64.
         classes: the names of the classes; a label is an index into them.
+        index: (n,), what "index" says of each sample; by default its position.
     """
 
-    def __init__(self, inputs: Mapping[str, Tensor], labels: Tensor, classes: Sequence[str]):
+    def __init__(
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Tensor,
+        classes: Sequence[str],
+        index: Tensor | None = None,
+    ):
         self.inputs = dict(inputs)
         self.labels = labels
         self.classes = list(classes)
+        self.index = torch.arange(len(labels)) if index is None else index
 
     @property
     def modalities(self) -> list[str]:
@@ -42,22 +50,23 @@ class MemorySet(Dataset):
         """modality -> shape of one sample."""
         return {name: tuple(x.shape[1:]) for name, x in self.inputs.items()}
 
-    def subset(self, indices: Sequence[int] | Tensor) -> MemorySet:
-        """The samples at these positions, in this order."""
-        indices = torch.as_tensor(indices)
-        inputs = {name: x[indices] for name, x in self.inputs.items()}
-        return MemorySet(inputs, self.labels[indices], self.classes)
+    def subset(self, positions: Sequence[int] | Tensor) -> MemorySet:
+        """The samples at these positions, in this order; they keep their "index"."""
+        batch = self.fetch(positions)
+        inputs = {name: batch[name] for name in self.inputs}
+        return MemorySet(inputs, batch["label"], self.classes, batch["index"])
+
+    def fetch(self, positions: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        """The batch of the samples at these positions."""
+        rows = torch.as_tensor(positions)
+        batch = {name: x[rows] for name, x in self.inputs.items()}
+        return batch | {"label": self.labels[rows], "index": self.index[rows]}
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        return {name: x[0] for name, x in self.__getitems__([i]).items()}
-
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        index = torch.as_tensor(indices)
-        batch = {name: x[index] for name, x in self.inputs.items()}
-        return batch | {"label": self.labels[index], "index": index}
+        return self.fetch(i)
 
 
 def read_arrays(root: Path, name: str, split: str) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ from igm.sam import SAM
 class IGM(Alternating):
     """Alternating training whose head gradients are modified by the previous modality's flat directions."""
 
-    default_rho = 0.05
+    default_rho = 0.02
 
     def __init__(self, model, modalities, settings):
         super().__init__(model, modalities, settings)

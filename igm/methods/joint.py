@@ -14,7 +14,8 @@ class Joint(Method):
     default_fusion = "logits"
 
     def stages(self) -> list[Stage]:
-        if len(self.modalities) < len(getattr(self.model, "modalities", self.modalities)):
+        held = getattr(self.model, "modalities", None) or getattr(self.model, "encoders", ())
+        if len(self.modalities) < len(held):
             raise ValueError(
                 "joint training takes all modalities of the model: build it with those you want"
             )

@@ -1,0 +1,49 @@
+"""What does training one modality at a time cost or gain? Joint against alternating networks on the digits: with a
+head for each modality, and with one shared head in 1, 2, 5 or 10 rounds, where one modality can undo the other."""
+
+from _study import load_splits, main
+
+import igm
+from igm.models import FUSIONS
+
+SETTINGS = {
+    "samples": 800,
+    "noise": {"image": 2.0, "audio": 1.5},
+    "train": {"epochs": 20, "lr": 0.02, "batch_size": 32, "select": "last"},
+}
+ORDERS = ["audio image", "image audio"]
+ROUNDS = [1, 2, 5, 10]
+CONDITIONS = ["joint late", "joint concat", "alternating separate"]
+CONDITIONS += [f"shared {order} {rounds}" for order in ORDERS for rounds in ROUNDS]
+SEEDS = range(10)
+RERUN = ("shared audio image 2", 3)
+
+
+def run(condition: str, seed: int) -> dict[str, float]:
+    kind, *rest = condition.split()
+    data = load_splits(SETTINGS["samples"], SETTINGS["noise"], seed)
+    fusion = "concat" if rest == ["concat"] else "late"
+    model = igm.build_model(
+        data["train"].shapes, 10, fusion=fusion, shared_head=kind == "shared", seed=seed
+    )
+    options = {"method": "joint"} if kind == "joint" else {"method": "alternating"}
+    if kind == "shared":
+        options |= {"modalities": rest[:2], "rounds": int(rest[2])}
+    trained = igm.train(
+        model, data, seed=seed, device="cpu", progress=False, **options, **SETTINGS["train"]
+    )
+    result = {name: score["accuracy"] for name, score in trained.results["test"].items()}
+    if fusion == "late":  # the same logits, put together in each way
+        for rule in FUSIONS:
+            scores = igm.evaluate(model, data["test"], rule)
+            result[f"fused {rule}"] = scores["fused"]["accuracy"]
+    if kind == "shared":  # what each stage leaves of both modalities
+        ends = [row["valid"] for row in trained.history if "valid" in row]
+        for number, valid in enumerate(ends, 1):
+            for name, accuracy in valid.items():
+                result[f"valid {name} after stage {number}"] = accuracy
+    return result
+
+
+if __name__ == "__main__":
+    main(globals())

@@ -1,0 +1,88 @@
+"""Where do flat directions matter? Two modalities that share one head, trained one after the other on the digits:
+what does the first keep after the second, for several matrices T and for controls that keep T's spectrum and
+replace its directions?"""
+
+import torch
+from _study import load_splits, main
+
+import igm
+from igm.methods import IGM
+from igm.seeds import derive_seed
+
+SETTINGS = {
+    "samples": 800,
+    "noise": {"image": 2.0, "audio": 1.5},
+    "train": {"epochs": 20, "rounds": 1, "lr": 0.05, "schedule": "constant", "batch_size": 32}
+    | {"select": "last"},
+}
+MATRICES = {
+    "no GM": None,
+    "tau 0.4": {"tau": 0.4},
+    "tau 20": {"tau": 20.0},
+    "tau 100": {"tau": 100.0},
+    "tau 20, random directions": {"tau": 20.0},
+    "tau 20, all-ones direction": {"tau": 20.0},
+    "tau 20, per sample": {"tau": 20.0, "statistic": "sample"},
+    "tau 20, per sample, random directions": {"tau": 20.0, "statistic": "sample"},
+    "separate heads": None,
+}
+ORDERS = ["audio image", "image audio"]
+CONDITIONS = [f"{order}: {name}" for order in ORDERS for name in MATRICES]
+SEEDS = range(10)
+RERUN = ("audio image: tau 20", 0)
+
+
+class RandomDirections(IGM):
+    """T with the same eigenvalues along random orthogonal directions."""
+
+    def modification(self, moment):
+        eigenvalues = torch.linalg.eigvalsh(super().modification(moment))
+        generator = torch.Generator().manual_seed(
+            derive_seed(self.settings.seed, "directions", len(moment))
+        )
+        V = torch.linalg.qr(torch.randn(moment.shape, generator=generator, dtype=moment.dtype)).Q
+        return (V * eigenvalues) @ V.T
+
+
+class AllOnes(IGM):
+    """T that damps the all-ones direction alone, as much as Eq. 4 damps the sharpest."""
+
+    def modification(self, moment):
+        return super().modification(torch.ones_like(moment))
+
+
+CONTROLS = {"random directions": RandomDirections, "all-ones direction": AllOnes}
+
+
+def run(condition: str, seed: int) -> dict[str, float]:
+    order, name = condition.split(": ")
+    first, second = order.split()
+    data = load_splits(SETTINGS["samples"], SETTINGS["noise"], seed)
+    model = igm.build_model(
+        data["train"].shapes, 10, shared_head=name != "separate heads", seed=seed
+    )
+    method = CONTROLS.get(name.split(", ")[-1], "igm" if MATRICES[name] else "alternating")
+    trained = igm.train(
+        model,
+        data,
+        method,
+        modalities=[first, second],
+        rho=0.0,
+        seed=seed,
+        device="cpu",
+        progress=False,
+        **(MATRICES[name] or {}),
+        **SETTINGS["train"],
+    )
+    after_first = next(
+        row for row in trained.history if row["epoch"] == SETTINGS["train"]["epochs"]
+    )
+    result = {f"valid {first} after its stage": after_first["valid"][first]}
+    for split in ("valid", "test"):
+        for output, score in trained.results[split].items():
+            result[f"{split} {output}"] = score["accuracy"]
+    return result
+
+
+if __name__ == "__main__":
+    main(globals())

@@ -1,0 +1,255 @@
+"""The command line: what it prints and writes, and one clear line for each mistake."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from igm.__main__ import main
+
+TINY = {
+    "data": "mfeat",
+    "modalities": ["fou", "kar"],
+    "samples": 60,
+    "epochs": 2,
+    "rounds": 1,
+    "device": "cpu",
+}
+
+
+def arguments(**options) -> list[str]:
+    """The arguments for ``igm train`` with a tiny setting; other options replace its own."""
+    listed = ["train"]
+    for name, value in (TINY | options).items():
+        listed += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+    return listed
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("IGM_TRACEBACK", raising=False)
+
+
+@pytest.fixture
+def igm(capsys):
+    """igm(*arguments): exit code, stdout and stderr."""
+
+    def run(*arguments):
+        try:
+            code = main(arguments)
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def scores_in(table: str) -> dict:
+    """The rows of the printed table: (split, prediction) -> [accuracy, macro-F1, mAP]."""
+    rows = re.findall(r"^(valid|test) +(\w+) +([01]\.\d{3}) +([01]\.\d{3}) +([01]\.\d{3})$", table, re.M)  # fmt: skip
+    return {(split, name): [float(x) for x in numbers] for split, name, *numbers in rows}
+
+
+# ---------------------------------------------------------------- a run
+
+
+def test_a_run_from_the_shell(tmp_path):
+    command = [sys.executable, "-m", "igm", *arguments(out="run")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    header = done.stdout.splitlines()[0].split()
+    assert header == ["split", "prediction", "accuracy", "macro-F1", "mAP"]
+    table = scores_in(done.stdout)
+    assert list(table) == [
+        (split, name) for split in ("valid", "test") for name in ("fou", "kar", "fused")
+    ]
+    assert "saved in run" in done.stdout
+    assert re.search(r"igm: 100%.* 4/4 .*modality=kar", done.stderr)  # the progress bar
+    assert "modality=kar" not in done.stdout
+
+    assert sorted(f.name for f in (tmp_path / "run").iterdir()) == ["model.safetensors", "run.json"]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    for (split, name), printed in table.items():
+        kept = record["results"][split][name]
+        assert printed == pytest.approx(
+            [kept[k] for k in ("accuracy", "macro_f1", "map")], abs=6e-4
+        )
+    assert (record["data"], record["samples"]) == ("mfeat", 60)
+    assert record["settings"]["modalities"] == ["fou", "kar"]
+
+
+def test_the_same_command_gives_the_same_scores_and_a_new_folder(igm, tmp_path):
+    for _ in range(3):
+        code, out, _ = igm(*arguments(noise={"fou": 1.0}, method="alternating"))
+        assert code == 0
+    assert "saved in runs/mfeat-alternating-seed0-3" in out
+    assert igm(*arguments(noise={"fou": 1.0}, method="alternating", seed=1))[0] == 0
+    folders = sorted(f.name for f in (tmp_path / "runs").iterdir())
+    stem = "mfeat-alternating-seed"
+    assert folders == [f"{stem}0", f"{stem}0-2", f"{stem}0-3", f"{stem}1"]
+    records = [json.loads((tmp_path / "runs" / f / "run.json").read_text()) for f in folders]
+    first, again, _, other = records
+    assert first["noise"] == {"fou": 1.0}
+    assert first["results"] == again["results"] != other["results"]
+    assert first["history"] == again["history"]
+
+
+@pytest.mark.parametrize(
+    ("options", "outputs"),
+    [
+        ({"method": "joint"}, ["fou", "kar", "fused"]),
+        ({"method": "joint", "model": "concat"}, ["fused"]),
+        ({"method": "unimodal", "modalities": ["kar"]}, ["kar", "fused"]),
+        ({"method": "igm", "shared_head": True, "fusion": "entropy"}, ["fou", "kar", "fused"]),
+    ],
+    ids=str,
+)
+def test_methods_and_models(igm, options, outputs):
+    code, out, _ = igm(*arguments(**options))
+    assert code == 0
+    assert [name for split, name in scores_in(out) if split == "test"] == outputs
+
+
+# ---------------------------------------------------------------- configuration files
+
+
+def test_a_config_file_is_honoured_and_options_override_it(igm, tmp_path):
+    config = TINY | {"method": "alternating", "lr": 0.05, "noise": {"kar": 2.0}, "seed": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code, _, err = igm("train", "--config", "config.json", "--seed", "5", "--out", "run")
+    assert code == 0, err
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    settings = record["settings"]
+    assert (settings["method"], settings["lr"], settings["epochs"]) == ("alternating", 0.05, 2)
+    assert record["noise"] == {"kar": 2.0}
+    assert settings["seed"] == 5
+
+
+def test_a_printed_config_can_be_read_again(igm, tmp_path):
+    code, printed, _ = igm(*arguments(rho=1e-10, noise={"fou": 2.0}), "--print_config")
+    assert code == 0
+    (tmp_path / "config.json").write_text(printed)
+    assert igm("train", "--config", "config.json", "--print_config")[1] == printed
+    assert json.loads(printed)["rho"] == 1e-10
+
+
+# ---------------------------------------------------------------- mistakes
+
+HINT = "--help` lists all options"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "parts"),
+    [
+        (["--data_root", "nowhere"], ["nowhere", "--data_root"]),
+        (["--data_root", "."], ["mfeat.npz is not there", "--data_root", "make.py mfeat"]),
+        (["--data", "cremad"], ["data set 'cremad'", "use one of digits, mfeat, emoji"]),
+        (["--tau", "0"], ["tau must be above 0, got 0"]),
+        (["--tau=-1"], ["tau must be above 0, got -1"]),
+        (["--tau", "nan"], ["--tau must be a number, got nan", HINT]),
+        (["--rho=-0.1"], ["rho must be 0 or above, got -0.1"]),
+        (["--epochs", "0"], ["epochs must be 1 or above, got 0"]),
+        (["--rounds", "3"], ["3 rounds need at least 3 epochs"]),
+        (["--samples", "5000"], ["samples must be from 1 to 1200", "got 5000"]),
+        (["--method", "ogm"], ["method 'ogm'", "use one of unimodal, joint, alternating, igm"]),
+        (["--model", "cat"], ["'cat'", "use late or concat"]),
+        (["--model", "concat"], ["igm trains one network a modality", "late fusion", "joint"]),
+        (["--device", "tpu"], ["device 'tpu'", "give cpu, or auto"]),
+        (["--modalities", '["video"]'], ["modality 'video'", "fou, fac, kar, pix, zer, mor"]),
+        (["--modalities", "fou"], ["--modalities must be a list such as", "got fou", HINT]),
+        (["--noise", '{"video": 1}'], ["modality 'video' in noise", "fou, fac, kar"]),
+        (["--noise", '{"fou": -1}'], ["noise of 'fou' must be 0 or above", "-1"]),
+        (["--noise", "1.5"], ["--noise must be a number by name, such as", "got 1.5", HINT]),
+        (["--noise", '{"fou": "loud"}'], ["--noise must be a number by name", "loud", HINT]),
+        (["--epochs", "many"], ["--epochs must be a whole number, got many", HINT]),
+        (["--samples", "1.5"], ["--samples must be a whole number, got 1.5", HINT]),
+        (["--shared_head", "maybe"], ["--shared_head must be true or false, got maybe", HINT]),
+        (["--taw", "0.3"], ["unknown option --taw", "did you mean --tau?", HINT]),
+        (["--taw=0.3"], ["unknown option --taw", "did you mean --tau?", HINT]),
+        (["--epochs"], ["--epochs", "expected one argument", HINT]),
+        (["stray"], ["stray", HINT]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(igm, tmp_path, mistake, parts):
+    check_mistake(igm(*arguments(), *mistake), parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def check_mistake(answer, parts):
+    code, out, err = answer
+    assert (code, out) == (2, "")
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("igm: ")
+    for part in parts:
+        assert part in lines[0]
+    assert "  " not in lines[0]
+    assert "<class" not in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ('{"tua": 0.4}', ["'tua'", "config.json", "did you mean tau?"]),
+        ('{"igm": {"tau": 0.4}}', ["'igm'", "config.json"]),
+        ('{"tau": 0.4,', ["config.json is not valid JSON", "line 1"]),
+        ("tau: 0.4", ["config.json is not valid JSON"]),
+        ("[1, 2]", ["config.json must hold options, e.g."]),
+        ('{"epochs": "many"}', ["--epochs must be a whole number, got many"]),
+        ('{"tau": -1}', ["tau must be above 0, got -1"]),
+        (None, ["cannot read the config file config.json", "No such file"]),
+    ],
+)
+def test_a_mistake_in_the_config_file_names_it(igm, tmp_path, content, parts):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    check_mistake(igm("train", "--config", "config.json"), parts)
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ([], ["no command: give train", "`igm --help`"]),
+        (["trian"], ["'trian'", "choose from", "train", "`igm --help`"]),
+    ],
+)
+def test_a_missing_or_unknown_command(igm, words, parts):
+    check_mistake(igm(*words), parts)
+
+
+def test_an_existing_folder_is_kept(igm, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "run.json").write_text("precious")
+    check_mistake(igm(*arguments(out="mine")), ["mine is there already", "another folder as --out"])
+    assert [f.name for f in (tmp_path / "mine").iterdir()] == ["run.json"]
+    assert (tmp_path / "mine" / "run.json").read_text() == "precious"
+
+
+def test_a_loss_that_is_not_finite_ends_with_one_line_after_the_bar(igm):
+    code, out, err = igm(*arguments(lr=1e9))
+    assert (code, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert last.startswith("igm: the loss of fou became ")
+    assert "try a smaller lr" in last
+    assert "Traceback" not in err
+
+
+def test_a_mistake_shows_where_it_was_raised_on_request(monkeypatch):
+    monkeypatch.setenv("IGM_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="tau must be above 0"):
+        main(arguments(tau=0.0))
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_help(igm, words):
+    code, out, err = igm(*words)
+    assert (code, err) == (0, "")
+    assert "train" in out
+    if words[0] == "train":
+        for option in ("--config", "--data_root", "--tau", "--rho", "--out", "--seed"):
+            assert option in out
+        assert "strength of the gradient modification" in out

@@ -1,0 +1,70 @@
+"""The recorded studies: complete, and a run repeated today gives what was recorded."""
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+STUDIES = Path(__file__).resolve().parents[1] / "book" / "studies"
+NAMES = sorted(path.stem for path in STUDIES.glob("[!_]*.py"))
+
+
+@pytest.fixture(params=NAMES)
+def study(request, monkeypatch):
+    """A study's module and its record."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    path = STUDIES / f"{request.param}.py"
+    record = path.with_suffix(".json")
+    assert record.exists(), f"{record.name} is missing: run book/studies/{path.name}"
+    spec = importlib.util.spec_from_file_location(f"study_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module, json.loads(record.read_text())
+    sys.modules.pop("_study", None)
+
+
+def test_there_are_studies_and_every_record_has_its_script():
+    assert NAMES
+    assert {path.stem for path in STUDIES.glob("*.json")} <= set(NAMES)
+
+
+def test_a_record_is_complete(study):
+    module, record = study
+    assert record["study"] == Path(module.__file__).stem
+    assert record["question"] == " ".join(module.__doc__.split())
+    assert record["settings"] == json.loads(json.dumps(module.SETTINGS))
+    assert record["seeds"] == list(module.SEEDS)
+    assert list(record["results"]) == list(module.CONDITIONS)
+    for condition, measures in record["results"].items():
+        assert measures, condition
+        for measure, values in measures.items():
+            assert len(values) == len(module.SEEDS), (condition, measure)
+            assert all(math.isfinite(value) for value in values), (condition, measure)
+    assert {"python", "torch", "numpy"} <= record["versions"].keys()
+    assert record["device"]
+    assert record["wall_seconds"] > 0
+
+
+@pytest.mark.study
+def test_a_recorded_run_can_be_repeated(study):
+    """Within 0.03 for an accuracy or another share, as another processor rounds differently; 10 % beyond 1."""
+    module, record = study
+    condition, seed = getattr(module, "RERUN", (module.CONDITIONS[0], module.SEEDS[0]))
+    recorded = {
+        measure: values[record["seeds"].index(seed)]
+        for measure, values in record["results"][condition].items()
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        repeated = module.run(condition, seed)
+    finally:
+        torch.set_num_threads(threads)
+    assert repeated.keys() == recorded.keys()
+    for measure, value in recorded.items():
+        tolerance = 0.03 if abs(value) <= 1 else 0.1 * abs(value)
+        assert repeated[measure] == pytest.approx(value, abs=tolerance), measure
