@@ -33,6 +33,11 @@ def scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
+def accuracy(probabilities: Tensor, labels: Tensor) -> float:
+    """The share of samples whose most probable class, out of (n, c), is the label, (n,)."""
+    return (probabilities.argmax(1) == labels).float().mean().item()
+
+
 @torch.no_grad()
 def features(encoder: nn.Module, inputs: Tensor, batch_size: int = 512) -> Tensor:
     """The features z of all inputs, (n, d), in evaluation mode."""

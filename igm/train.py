@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from igm.datasets.memory import MemorySet
 from igm.flat import STATISTICS
 from igm.methods import Method, Stage, find_method
-from igm.metrics import scores
+from igm.metrics import accuracy, scores
 from igm.models import FUSIONS, fuse
 from igm.sam import SAM
 from igm.seeds import derive_seed
@@ -180,25 +180,29 @@ def train(
             if key not in optimizers:
                 optimizers[key] = _optimizer(trainer, stage, epochs[key])
             optimizer, scheduler = optimizers[key]
-            for epoch_of_stage in range(1, stage.epochs + 1):
+            for _ in range(stage.epochs):
                 loss = _train_epoch(trainer, stage, optimizer, data["train"], done[key], device)
                 scheduler.step()
                 done[key] += 1
                 row = {"stage": number, "round": stage.round, "modality": "+".join(key)}
                 row |= {"epoch": done[key], "loss": loss}
                 run.history.append(row)
-                if settings.select == "best" or epoch_of_stage == stage.epochs:
-                    model.eval()
-                    valid = evaluate(trainer.predict, data["valid"], fusion, device)
-                    row["valid"] = {name: score["accuracy"] for name, score in valid.items()}
-                    if best is None or settings.select == "last" or row["valid"]["fused"] > best[0]:
-                        best = row["valid"]["fused"], deepcopy(model.state_dict())
-                        run.best_epoch = len(run.history)
-                        _save(run.folder, "model.safetensors", lambda path: save_model(model, path))
+                model.eval()
+                probabilities, labels = predictions(trainer.predict, data["valid"], fusion, device)
+                row["valid"] = {name: accuracy(p, labels) for name, p in probabilities.items()}
+                better = best is None or row["valid"]["fused"] > best[0]
+                if settings.select == "best" and better:
+                    best = row["valid"]["fused"], deepcopy(model.state_dict())
+                    run.best_epoch = len(run.history)
+                    _save(run.folder, "model.safetensors", lambda path: save_model(model, path))
                 bar.set_postfix(modality=row["modality"], loss=f"{loss:.3f}")
                 bar.update()
             trainer.end_stage(stage, batches(data["train"], settings.batch_size, None, device))
-    model.load_state_dict(best[1])
+    if settings.select == "best":
+        model.load_state_dict(best[1])
+    else:
+        run.best_epoch = len(run.history)
+        _save(run.folder, "model.safetensors", lambda path: save_model(model, path))
     model.eval()
     held_out = {split: dataset for split, dataset in data.items() if split != "train"}
     run.results = {
@@ -252,20 +256,21 @@ def batches(
 
 
 @torch.no_grad()
-def evaluate(
+def predictions(
     predict: nn.Module | Callable[[dict], dict[str, Tensor]],
     dataset: Dataset,
     fusion: str = "mean",
     device: torch.device | str = "cpu",
-) -> dict[str, dict[str, float]]:
-    """Accuracy, macro-F1 and mAP of each modality's own prediction and of the fused one.
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What each modality predicts for a whole data set, and what they predict together.
 
     Args:
         predict: batch -> {name: logits (n, c)}: a model, which is put in evaluation mode, or any such function.
         fusion: see ``igm.fuse``.
 
     Returns:
-        ``{"image": {"accuracy": ...}, "audio": {...}, "fused": {...}}``; a network with one output has only "fused".
+        {name: probabilities (n, c)} with the further entry "fused" (a network with one output has only that), and
+        the labels (n,).
     """
     if isinstance(predict, nn.Module):
         predict.eval()
@@ -275,8 +280,18 @@ def evaluate(
         labels.append(batch["label"].cpu())
     logits = {name: torch.cat([o[name] for o in outputs]) for name in outputs[0]}
     probabilities = {name: z.softmax(-1) for name, z in logits.items()}
-    probabilities["fused"] = fuse(logits, fusion)
-    return {name: scores(p, torch.cat(labels)) for name, p in probabilities.items()}
+    return probabilities | {"fused": fuse(logits, fusion)}, torch.cat(labels)
+
+
+def evaluate(
+    predict: nn.Module | Callable[[dict], dict[str, Tensor]],
+    dataset: Dataset,
+    fusion: str = "mean",
+    device: torch.device | str = "cpu",
+) -> dict[str, dict[str, float]]:
+    """Accuracy, macro-F1 and mAP of the ``predictions``: ``{"image": {"accuracy": ...}, ..., "fused": {...}}``."""
+    probabilities, labels = predictions(predict, dataset, fusion, device)
+    return {name: scores(p, labels) for name, p in probabilities.items()}
 
 
 def hold_out(dataset: Dataset, share: float = 0.1, seed: int = 0) -> tuple[Dataset, Dataset]:

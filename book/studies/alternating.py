@@ -38,8 +38,10 @@ def run(condition: str, seed: int) -> dict[str, float]:
             scores = igm.evaluate(model, data["test"], rule)
             result[f"fused {rule}"] = scores["fused"]["accuracy"]
     if kind == "shared":  # what each stage leaves of both modalities
-        ends = [row["valid"] for row in trained.history if "valid" in row]
-        for number, valid in enumerate(ends, 1):
+        ends = {
+            row["stage"]: row["valid"] for row in trained.history
+        }  # of each stage, its last epoch
+        for number, valid in enumerate(ends.values(), 1):
             for name, accuracy in valid.items():
                 result[f"valid {name} after stage {number}"] = accuracy
     return result
