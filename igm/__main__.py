@@ -42,11 +42,6 @@ def train_command(options: Namespace) -> int:
     find_method(settings["method"])  # before the data is read
     Settings(**settings)
     out = Path(options.out) if options.out else _free_folder(options.data, settings)
-    if out.exists():
-        raise FileExistsError(
-            f"{out} is there already and is not overwritten: give another folder as --out"
-        )
-
     sizes = {"train": options.samples, "valid": None, "test": None}
     reading = {"noise": options.noise, "seed": options.data_seed}
     data = {

@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 from torch import nn
 
-from igm.metrics import features, interval, linear_probe, scores
+from igm.metrics import features, interval, linear_probe, points, scores
 
 
 def random_predictions(seed: int, classes: int, n: int = 200):
@@ -116,3 +116,11 @@ def test_the_interval_of_a_single_value_has_no_width():
     mean, half = interval([0.5])
     assert mean == 0.5
     assert math.isnan(half)
+
+
+def test_points_are_the_interval_in_percent():
+    values = [0.10, 0.12, 0.14]
+    low, high = stats.t.interval(0.95, 2, loc=12, scale=100 * stats.sem(values))
+    assert points(values) == f"12.0 ± {(high - low) / 2:.1f}"
+    assert points([0.02, -0.06, 0.01], signed=True).startswith("-1.0 ± ")
+    assert points([0.02, 0.03], signed=True).startswith("+2.5 ± ")

@@ -1,0 +1,60 @@
+"""plots.py: the drawn marks are the data and its intervals."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from igm.metrics import interval
+from igm.plots import COLOURS, LINES, MARKERS, plot_lines, plot_pairs, plot_seeds, plot_stages
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_series_differ_in_more_than_colour():
+    assert len(set(COLOURS)) == len(set(MARKERS)) == len({str(line) for line in LINES}) == 7
+
+
+def test_plot_seeds_draws_every_seed_and_the_mean():
+    results = {"a": [0.1, 0.2, 0.3], "b": [0.5, 0.6, 0.8]}
+    ax = plot_seeds(results, "accuracy")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    dots = [line.get_xdata().tolist() for line in ax.lines if len(line.get_xdata()) == 3]
+    assert dots == list(results.values())
+    means = [container.lines[0].get_xdata()[0] for container in ax.containers]
+    assert means == pytest.approx([0.2, 0.6333333])
+
+
+def test_plot_lines_draws_means_and_bands():
+    over_seeds = [[0.1, 0.3], [0.4, 0.8]]  # two x, two seeds each
+    ax = plot_lines([1, 2], {"seeds": over_seeds, "plain": [0.5, 0.7]}, "x", "y")
+    assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.2, 0.6])
+    assert ax.lines[1].get_ydata().tolist() == [0.5, 0.7]
+    (band,) = ax.collections
+    corners = band.get_paths()[0].vertices[:, 1]
+    mean, half = np.array([interval(values) for values in over_seeds]).T
+    assert corners.min() == pytest.approx((mean - half).min())
+    assert corners.max() == pytest.approx((mean + half).max())
+
+
+def test_plot_stages_marks_where_a_stage_ends():
+    ax = plot_stages({"a": [0.1, 0.2, 0.3, 0.4]}, ["a", "a", "b", "b"], "accuracy")
+    assert [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 2] == [2.5]
+    named = [(text.get_text(), text.xy[0]) for text in ax.texts]
+    assert named == [("a", 1.5), ("b", 3.5)]
+
+
+def test_plot_pairs_shows_both_modalities():
+    import igm
+
+    dataset = igm.load_dataset("digits", split="valid", samples=3)
+    plot_pairs(dataset, range(3))
+    shown = [ax.images[0].get_array() for ax in plt.gcf().axes]
+    assert np.array_equal(shown[0], dataset[0]["image"][0])
+    assert np.array_equal(shown[5], dataset[2]["audio"][0])
