@@ -85,8 +85,8 @@ def plot_pairs(dataset, rows: Sequence[int]) -> None:
     figure, axes = plt.subplots(2, len(rows), figsize=(1.2 * len(rows), 2.9))
     for column, i in enumerate(rows):
         sample = dataset[i]
-        axes[0, column].imshow(sample["image"][0], cmap="gray")
-        axes[1, column].imshow(sample["audio"][0], cmap="magma", origin="lower")
+        axes[0, column].imshow(sample["image"][0].numpy(), cmap="gray")
+        axes[1, column].imshow(sample["audio"][0].numpy(), cmap="magma", origin="lower")
         axes[0, column].set_title(dataset.classes[sample["label"]])
     for ax in axes.flat:
         ax.set_xticks([])

@@ -51,7 +51,7 @@ def test_an_executed_notebook_loses_what_differs_from_run_to_run():
     nbformat.validate(notebook)
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     assert notebook.metadata.kernelspec.name == "python3"
-    assert notebook.metadata.language_info == {"name": "python"}
+    assert notebook.metadata.language_info == {"name": "python", "pygments_lexer": "ipython3"}
     assert notebook.cells[0].metadata == {"tags": ["hide-input"]}
     assert notebook.cells[0].execution_count == 1
     assert list(notebook.cells[0].outputs[0].data) == ["text/plain"]
