@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -103,9 +103,10 @@ class Settings:
 class Run:
     """What training leaves: the model with the selected weights, and its record.
 
-    ``history`` has a dict an epoch: stage, modality, epoch, loss, and validation accuracies by modality and
-    fused; ``best_epoch`` counts them from 1. ``results`` holds the scores of the selected weights by split: ``run.results["test"]["fused"]["map"]``.
-    ``method`` is the method object, e.g. with IGM's matrices.
+    ``settings`` are those that were used, defaults filled in. ``history`` has a dict an epoch: stage, modality,
+    epoch, loss, and validation accuracies by modality and fused; ``best_epoch`` counts them from 1. ``results``
+    holds the scores of the selected weights by split: ``run.results["test"]["fused"]["map"]``. ``method`` is
+    the method object, e.g. with IGM's matrices.
     """
 
     model: nn.Module
@@ -162,10 +163,16 @@ def train(
     if "valid" not in data:
         data["train"], data["valid"] = hold_out(data["train"], seed=settings.seed)
     device = _device(settings.device)
-    trainer = kind(model.to(device), _modalities(settings, model, data["train"]), settings)
+    settings = replace(  # the record says what was used, not that nothing was given
+        settings,
+        modalities=_modalities(settings, model, data["train"]),
+        rho=kind.default_rho if settings.rho is None else settings.rho,
+        fusion=settings.fusion or kind.default_fusion,
+    )
+    fusion = settings.fusion
+    trainer = kind(model.to(device), settings.modalities, settings)
     stages = trainer.stages()
     run = Run(model, settings, trainer, folder=_new_folder(out))
-    fusion = settings.fusion or trainer.default_fusion
 
     epochs = Counter()  # modalities -> their epochs over all stages
     for stage in stages:
@@ -310,10 +317,9 @@ def _optimizer(trainer: Method, stage: Stage, epochs: int) -> tuple[SAM, LRSched
     """SGD inside SAM (rho = 0 makes it plain SGD), and the learning-rate schedule."""
     s = trainer.settings
     sgd = SGD(trainer.parameters(stage), s.lr, s.momentum, weight_decay=s.weight_decay)
-    rho = trainer.default_rho if s.rho is None else s.rho
     if s.schedule == "cosine":
-        return SAM(sgd, rho), CosineAnnealingLR(sgd, T_max=epochs)
-    return SAM(sgd, rho), ConstantLR(sgd, factor=1)
+        return SAM(sgd, s.rho), CosineAnnealingLR(sgd, T_max=epochs)
+    return SAM(sgd, s.rho), ConstantLR(sgd, factor=1)
 
 
 def _modalities(settings: Settings, model: nn.Module, dataset: Dataset) -> list[str]:

@@ -374,3 +374,12 @@ def test_a_subset_can_be_trained_on(networks, mfeat):
     data = mfeat | {"train": Subset(mfeat["train"], range(0, 1200, 12))}
     run = train(networks(), data, "alternating", **QUICK)
     assert len(run.history) == 8
+
+
+@pytest.mark.parametrize(
+    ("method", "rho", "fusion"), [("igm", 0.02, "mean"), ("joint", 0, "logits")]
+)
+def test_the_record_has_the_defaults_that_were_used(networks, tiny, method, rho, fusion):
+    settings = train(networks(), tiny, method, **QUICK).record()["settings"]
+    assert (settings["rho"], settings["fusion"]) == (rho, fusion)
+    assert settings["modalities"] == ["fou", "kar"]
