@@ -17,7 +17,7 @@ from pathlib import Path
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from igm.datasets import DATASETS, load_dataset
+from igm.datasets import DATASETS, load_splits
 from igm.methods import find_method
 from igm.models import build_model
 from igm.train import Run, Settings, train
@@ -42,12 +42,8 @@ def train_command(options: Namespace) -> int:
     find_method(settings["method"])  # before the data is read
     Settings(**settings)
     out = Path(options.out) if options.out else _free_folder(options.data, settings)
-    sizes = {"train": options.samples, "valid": None, "test": None}
-    reading = {"noise": options.noise, "seed": options.data_seed}
-    data = {
-        split: load_dataset(options.data, options.data_root, split, samples=n, **reading)
-        for split, n in sizes.items()
-    }
+    reading = {"samples": options.samples, "noise": options.noise, "seed": options.data_seed}
+    data = load_splits(options.data, options.data_root, **reading)
     shapes = data["train"].shapes
     wanted = settings["modalities"] or list(shapes)
     for name in wanted:

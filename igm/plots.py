@@ -46,7 +46,7 @@ def plot_seeds(results: Mapping[str, Sequence[float]], xlabel: str, ax: Axes | N
         results: condition -> one number a seed.
     """
     ax = ax or plt.subplots(figsize=(7, 0.9 + 0.42 * len(results)))[1]
-    for row, (_, values) in enumerate(results.items()):
+    for row, values in enumerate(results.values()):
         mean, half = interval(values)
         ax.plot(values, np.full(len(values), row), "o", color="#999999", alpha=0.5, markersize=4)
         ax.errorbar(
@@ -68,7 +68,7 @@ def plot_lines(
     """A line a series. A series is one number an x, or one list over seeds an x: then the mean and its 95 % band."""
     ax = ax or plt.subplots()[1]
     for i, (name, values) in enumerate(series.items()):
-        style = dict(color=COLOURS[i % 7], marker=MARKERS[i % 7], linestyle=LINES[i % 7])
+        style = _series_style(i)
         if np.ndim(values[0]) == 0:
             ax.plot(x, values, label=name, **style)
             continue
@@ -111,8 +111,7 @@ def plot_stages(
     ax = ax or plt.subplots()[1]
     epochs = np.arange(1, len(stages) + 1)
     for i, (name, values) in enumerate(series.items()):
-        style = dict(color=COLOURS[i % 7], marker=MARKERS[i % 7], linestyle=LINES[i % 7])
-        ax.plot(epochs, values, label=name, markersize=4, **style)
+        ax.plot(epochs, values, label=name, markersize=4, **_series_style(i))
     starts = [0, *(i for i in range(1, len(stages)) if stages[i] != stages[i - 1]), len(stages)]
     for first, last in zip(starts, starts[1:]):
         if first:
@@ -124,3 +123,9 @@ def plot_stages(
     ax.set(xlabel="epoch", ylabel=ylabel)
     ax.legend(loc="lower right")
     return ax
+
+
+def _series_style(i: int) -> dict:
+    """Colour, marker and line of the i-th series; they come round again after the last."""
+    n = len(COLOURS)
+    return dict(color=COLOURS[i % n], marker=MARKERS[i % n], linestyle=LINES[i % n])

@@ -21,17 +21,6 @@ import torch
 from tqdm.auto import tqdm
 
 
-def load_splits(samples: int, noise: dict[str, float], seed: int, name: str = "digits") -> dict:
-    """The three splits of a data set, the training split cut to ``samples``."""
-    import igm
-
-    sizes = {"train": samples, "valid": None, "test": None}
-    return {
-        split: igm.load_dataset(name, split=split, samples=n, noise=noise, seed=seed)
-        for split, n in sizes.items()
-    }
-
-
 def main(study: dict) -> None:
     """Runs all of a study (its module's globals) on all cores, one thread each, and writes the record."""
     path = Path(study["__file__"])
@@ -39,9 +28,8 @@ def main(study: dict) -> None:
     jobs = [(condition, seed) for condition in study["CONDITIONS"] for seed in study["SEEDS"]]
     started = time.perf_counter()
     done = {}
-    os.environ["OMP_NUM_THREADS"] = (
-        "1"  # the workers inherit it: one thread a run, in torch and in BLAS
-    )
+    # The workers inherit it: one thread a run, in torch and in BLAS.
+    os.environ["OMP_NUM_THREADS"] = "1"
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), spawn, torch.set_num_threads, (1,)) as pool:
         futures = {pool.submit(study["run"], *job): job for job in jobs}

@@ -1,9 +1,10 @@
 """What does each part of IGM add? Alternating training with and without GM (tau 0.4 and 20) and SAM, with separate
 heads and with one shared head, against joint training, on the digits."""
 
-from _study import load_splits, main
+from _study import main
 
 import igm
+from igm.datasets import load_splits
 
 SETTINGS = {
     "samples": 800,
@@ -30,7 +31,7 @@ RERUN = ("shared: GM, tau 20", 0)
 def run(condition: str, seed: int) -> dict[str, float]:
     heads, part = condition.split(": ")
     method, tau, with_sam = PARTS[part]
-    data = load_splits(SETTINGS["samples"], SETTINGS["noise"], seed)
+    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
     model = igm.build_model(data["train"].shapes, 10, shared_head=heads == "shared", seed=seed)
     options = dict(SETTINGS["train"], rho=SETTINGS["rho"] if with_sam else 0.0)
     if tau is not None:

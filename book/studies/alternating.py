@@ -1,9 +1,10 @@
 """What does training one modality at a time cost or gain? Joint against alternating networks on the digits: with a
 head for each modality, and with one shared head in 1, 2, 5 or 10 rounds, where one modality can undo the other."""
 
-from _study import load_splits, main
+from _study import main
 
 import igm
+from igm.datasets import load_splits
 from igm.models import FUSIONS
 
 SETTINGS = {
@@ -21,7 +22,7 @@ RERUN = ("shared audio image 2", 3)
 
 def run(condition: str, seed: int) -> dict[str, float]:
     kind, *rest = condition.split()
-    data = load_splits(SETTINGS["samples"], SETTINGS["noise"], seed)
+    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
     fusion = "concat" if rest == ["concat"] else "late"
     model = igm.build_model(
         data["train"].shapes, 10, fusion=fusion, shared_head=kind == "shared", seed=seed
@@ -38,9 +39,8 @@ def run(condition: str, seed: int) -> dict[str, float]:
             scores = igm.evaluate(model, data["test"], rule)
             result[f"fused {rule}"] = scores["fused"]["accuracy"]
     if kind == "shared":  # what each stage leaves of both modalities
-        ends = {
-            row["stage"]: row["valid"] for row in trained.history
-        }  # of each stage, its last epoch
+        # Of each stage, its last epoch.
+        ends = {row["stage"]: row["valid"] for row in trained.history}
         for number, valid in enumerate(ends.values(), 1):
             for name, accuracy in valid.items():
                 result[f"valid {name} after stage {number}"] = accuracy

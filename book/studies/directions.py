@@ -2,10 +2,11 @@
 network's matrices against the image network's gradient, through one shared head, with controls of equal spectrum."""
 
 import torch
-from _study import load_splits, main
+from _study import main
 from torch.nn.functional import cross_entropy
 
 import igm
+from igm.datasets import load_splits
 from igm.flat import modification_matrix
 from igm.seeds import derive_seed
 from igm.train import batches
@@ -35,7 +36,7 @@ def orthogonal(first: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def run(condition: str, seed: int) -> dict[str, float]:
-    data = load_splits(SETTINGS["samples"], SETTINGS["noise"], seed)
+    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
     model = igm.build_model(data["train"].shapes, 10, shared_head=True, seed=seed)
     options = dict(modalities=["audio"], seed=seed, device="cpu", progress=False)
     igm.train(model, data, "unimodal", **options, **SETTINGS["train"])

@@ -1,10 +1,10 @@
 """How far does joint training starve the weaker modality? Joint against unimodal networks on the digits, as the
 noise of the image goes up: the accuracy of each modality's own head, and of a linear probe on each encoder."""
 
-import torch
-from _study import load_splits, main
+from _study import main
 
 import igm
+from igm.datasets import load_splits
 from igm.metrics import linear_probe
 
 SETTINGS = {
@@ -19,7 +19,7 @@ SEEDS = range(10)
 
 def run(condition: str, seed: int) -> dict[str, float]:
     noise = {"image": float(condition.split()[-1])} | SETTINGS["noise"]
-    data = load_splits(SETTINGS["samples"], noise, seed)
+    data = load_splits("digits", samples=SETTINGS["samples"], noise=noise, seed=seed)
     shapes = data["train"].shapes
     result = {}
     for name, method, fusion in [
@@ -43,5 +43,4 @@ def run(condition: str, seed: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main(globals())

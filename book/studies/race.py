@@ -2,10 +2,11 @@
 reaches each encoder, epoch by epoch, on the digits: each modality alone, and jointly by late fusion."""
 
 import torch
-from _study import load_splits, main
+from _study import main
 from torch.nn import functional as F
 
 import igm
+from igm.datasets import load_splits
 from igm.methods import Joint, Unimodal
 
 SETTINGS = {
@@ -42,7 +43,7 @@ class WatchedJoint(Watch, Joint):
 
 
 def run(condition: str, seed: int) -> dict[str, float]:
-    data = load_splits(SETTINGS["samples"], SETTINGS["noise"], seed)
+    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
     model = igm.build_model(data["train"].shapes, 10, seed=seed)
     method = WatchedJoint if condition == "joint" else WatchedUnimodal
     trained = igm.train(

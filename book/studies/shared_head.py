@@ -3,9 +3,10 @@ what does the first keep after the second, for several matrices T and for contro
 replace its directions?"""
 
 import torch
-from _study import load_splits, main
+from _study import main
 
 import igm
+from igm.datasets import load_splits
 from igm.methods import IGM
 from igm.seeds import derive_seed
 
@@ -57,7 +58,7 @@ CONTROLS = {"random directions": RandomDirections, "all-ones direction": AllOnes
 def run(condition: str, seed: int) -> dict[str, float]:
     order, name = condition.split(": ")
     first, second = order.split()
-    data = load_splits(SETTINGS["samples"], SETTINGS["noise"], seed)
+    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
     model = igm.build_model(
         data["train"].shapes, 10, shared_head=name != "separate heads", seed=seed
     )
@@ -76,9 +77,8 @@ def run(condition: str, seed: int) -> dict[str, float]:
     )
     epochs = SETTINGS["train"]["epochs"]
     result = {}
-    for epoch, row in enumerate(
-        trained.history[epochs - 1 :]
-    ):  # epoch 0 is the end of the first stage
+    # Epoch 0 is the end of the first stage.
+    for epoch, row in enumerate(trained.history[epochs - 1 :]):
         result[f"valid {first}, epoch {epoch} of {second}"] = row["valid"][first]
     for split in ("valid", "test"):
         for output, score in trained.results[split].items():

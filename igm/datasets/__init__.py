@@ -13,7 +13,7 @@ from igm.datasets.mfeat import load_mfeat
 
 DATASETS = {"digits": load_digits, "mfeat": load_mfeat, "emoji": load_emoji}
 
-__all__ = ["DATASETS", "SPLITS", "MemorySet", "load_dataset", "shipped_data"]
+__all__ = ["DATASETS", "SPLITS", "MemorySet", "load_dataset", "load_splits", "shipped_data"]
 
 
 def load_dataset(
@@ -39,6 +39,14 @@ def load_dataset(
             f"the data folder {root} is not there: give an existing one as --data_root"
         )
     return DATASETS[name](root, split, **options)
+
+
+def load_splits(
+    name: str, root: str | Path | None = None, samples: int | None = None, **options
+) -> dict[str, Dataset]:
+    """All splits of a data set by name, the training split cut to ``samples``; see ``load_dataset``."""
+    sizes = {"train": samples, "valid": None, "test": None}
+    return {s: load_dataset(name, root, s, samples=n, **options) for s, n in sizes.items()}
 
 
 def shipped_data() -> Path:
