@@ -12,7 +12,8 @@ from igm.models import (
     small_encoder,
 )
 from igm.sam import SAM
-from igm.train import Run, Settings, evaluate, train
+from igm.settings import Settings
+from igm.train import Run, evaluate, train
 
 __version__ = "0.1.0"
 __all__ = [

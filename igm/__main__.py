@@ -10,17 +10,22 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from safetensors.torch import load_model
 
+from igm.compare import compare, comparison_table, plot_comparison
 from igm.datasets import DATASETS, load_splits
+from igm.devices import Devices
 from igm.methods import find_method
 from igm.models import build_model
-from igm.train import Run, Settings, train
+from igm.runs import WEIGHTS, read_record
+from igm.settings import Settings
+from igm.train import Run, evaluate, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,37 +43,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train_command(options: Namespace) -> int:
     """Trains on a data set, prints a table of scores, and leaves a run folder."""
+    if options.resume:
+        return _resume(options)
     settings = {field.name: options[field.name] for field in fields(Settings)}
     find_method(settings["method"])  # before the data is read
     Settings(**settings)
     out = Path(options.out) if options.out else _free_folder(options.data, settings)
-    reading = {"samples": options.samples, "noise": options.noise, "seed": options.data_seed}
-    data = load_splits(options.data, options.data_root, **reading)
-    shapes = data["train"].shapes
-    wanted = settings["modalities"] or list(shapes)
-    for name in wanted:
-        if name not in shapes:
-            raise ValueError(f"unknown modality {name!r}: the data has {', '.join(shapes)}")
-    model = build_model(
-        {name: shape for name, shape in shapes.items() if name in wanted},
-        classes=len(data["train"].classes),
-        fusion=options.model,
-        shared_head=options.shared_head,
-        seed=settings["seed"],
-    )
     notes = {name: options[name] for name in DATA_OPTIONS}
-    run = train(model, data, out=out, notes=notes, **settings)
-    print(score_table(run))
-    print(
-        f"best epoch {run.best_epoch} of {len(run.history)}, {run.wall_seconds:.0f} s, saved in {run.folder}"
+    model, data = _model_and_data(notes, settings["modalities"], settings["seed"])
+    run = train(model, data, out=out, notes=notes, tensorboard=options.tensorboard, **settings)
+    return _report(run)
+
+
+def evaluate_command(options: Namespace) -> int:
+    """Scores the weights of a finished run on its data, or on other data of the same kind."""
+    record = read_record(options.run)
+    if record["status"] != "complete":
+        raise ValueError(
+            f"{options.run} is not finished ({record['status']}): igm train --resume {options.run}"
+        )
+    model, data = _model_of(record, options.data_root)
+    settings = record["settings"]
+    load_model(model, Path(options.run) / WEIGHTS)
+    device = Devices(options.device).device
+    trainer = find_method(settings["method"])(
+        model.to(device), settings["modalities"], Settings(**settings)
     )
+    results = {
+        split: evaluate(
+            lambda batch: trainer.predict(batch), data[split], settings["fusion"], device
+        )
+        for split in ("valid", "test")
+    }
+    print(score_table(results))
     return 0
 
 
-def score_table(run: Run) -> str:
+def compare_command(options: Namespace) -> int:
+    """Prints mean and spread over seeds of finished runs, and paired differences with intervals."""
+    comparison = compare(
+        [Path(run) for run in options.runs], options.score, options.output, options.split
+    )
+    print(comparison_table(comparison))
+    if options.plot:
+        plot_comparison(comparison, Path(options.plot))
+    return 0
+
+
+def score_table(results: Mapping) -> str:
     """The scores of a run, a line for each split and each prediction."""
     lines = [f"{'split':8}{'prediction':14}{'accuracy':>10}{'macro-F1':>10}{'mAP':>8}"]
-    for split, predictions in run.results.items():
+    for split, predictions in results.items():
         for name, s in predictions.items():
             lines.append(
                 f"{split:8}{name:14}{s['accuracy']:>10.3f}{s['macro_f1']:>10.3f}{s['map']:>8.3f}"
@@ -76,8 +101,72 @@ def score_table(run: Run) -> str:
     return "\n".join(lines)
 
 
-COMMANDS = {"train": train_command}
+COMMANDS = {"train": train_command, "evaluate": evaluate_command, "compare": compare_command}
 DATA_OPTIONS = ("data", "data_root", "samples", "noise", "data_seed", "model", "shared_head")
+
+
+def _resume(options: Namespace) -> int:
+    """Goes on with an interrupted run; all its options stand in its run.json."""
+    defaults = _train_parser().get_defaults()
+    for name, value in options.items():
+        if name not in ("resume", "device", "tensorboard") and value != defaults[name]:
+            raise ValueError(
+                f"--resume takes the options of the run: leave --{name} out, or begin another run"
+            )
+    record = read_record(options.resume)
+    settings = dict(record["settings"])
+    if options.device != defaults["device"]:
+        settings["device"] = options.device
+    model, data = _model_of(record)
+    notes = {name: record[name] for name in DATA_OPTIONS}
+    run = train(
+        model,
+        data,
+        out=options.resume,
+        resume=True,
+        notes=notes,
+        tensorboard=options.tensorboard,
+        **settings,
+    )
+    return _report(run)
+
+
+def _model_of(record: Mapping, data_root: str | None = None):
+    """The untrained model of a run and its data."""
+    notes = {name: record.get(name) for name in DATA_OPTIONS}
+    if notes["data"] is None:
+        raise ValueError("this run was not begun by igm train: go on with it in Python")
+    if data_root:
+        notes["data_root"] = data_root
+    return _model_and_data(notes, record["settings"]["modalities"], record["settings"]["seed"])
+
+
+def _model_and_data(notes: Mapping, modalities: list[str] | None, seed: int):
+    reading = {"samples": notes["samples"], "noise": notes["noise"], "seed": notes["data_seed"]}
+    data = load_splits(notes["data"], notes["data_root"], **reading)
+    shapes = data["train"].shapes
+    wanted = modalities or list(shapes)
+    for name in wanted:
+        if name not in shapes:
+            raise ValueError(f"unknown modality {name!r}: the data has {', '.join(shapes)}")
+    model = build_model(
+        {name: shape for name, shape in shapes.items() if name in wanted},
+        classes=len(data["train"].classes),
+        fusion=notes["model"],
+        shared_head=notes["shared_head"],
+        seed=seed,
+    )
+    return model, data
+
+
+def _report(run: Run) -> int:
+    if int(os.environ.get("RANK", 0)) == 0:  # one of several processes speaks
+        print(score_table(run.results))
+        print(
+            f"best epoch {run.best_epoch} of {len(run.history)} ({run.why}), "
+            f"{run.wall_seconds:.0f} s, saved in {run.folder}"
+        )
+    return 0
 
 
 class _Parser(ArgumentParser):
@@ -140,9 +229,8 @@ KINDS = {
 }
 
 
-def _parser() -> ArgumentParser:
-    training = _Parser(prog="igm train", parser_mode="json", description=train_command.__doc__)
-    training.command = "igm train"
+def _train_parser() -> ArgumentParser:
+    training = _new_parser("train")
     add = training.add_argument
     add("--config", action=_Config, help="a JSON file with any of these options")
     add("--data", default="digits", help=f"data set: {', '.join(DATASETS)}")
@@ -165,14 +253,42 @@ def _parser() -> ArgumentParser:
     add(
         "--out", type=str | None, help="a new folder for the run; by default runs/DATA-METHOD-seedN"
     )
+    add("--resume", type=str | None, help="go on with the interrupted run in this folder")
+    add("--tensorboard", type=bool, default=False, help="write the history for TensorBoard, too")
     training.add_class_arguments(Settings)
+    return training
+
+
+def _parser() -> ArgumentParser:
     parser = _Parser(
         prog="igm",
         parser_mode="json",
         description="Train multimodal networks by IGM and its rivals.",
     )
     commands = parser.add_subcommands(dest="command", required=True)
-    commands.add_subcommand("train", training, help=train_command.__doc__)
+    commands.add_subcommand("train", _train_parser(), help=train_command.__doc__)
+
+    evaluation = _new_parser("evaluate")
+    evaluation.add_argument("run", type=str, help="the folder of a run")
+    evaluation.add_argument("--data_root", type=str | None, help="another folder of the same data")
+    evaluation.add_argument("--device", default="auto", help="cpu, cuda, ... or auto")
+    commands.add_subcommand("evaluate", evaluation, help=evaluate_command.__doc__)
+
+    comparison = _new_parser("compare")
+    comparison.add_argument("runs", nargs="+", type=str, help="the folders of runs")
+    comparison.add_argument("--score", default="accuracy", help="accuracy, macro_f1 or map")
+    comparison.add_argument("--output", default="fused", help="fused, or a modality")
+    comparison.add_argument("--split", default="test", help="test or valid")
+    comparison.add_argument("--plot", type=str | None, help="a new file for a figure, .png or .svg")
+    commands.add_subcommand("compare", comparison, help=compare_command.__doc__)
+    return parser
+
+
+def _new_parser(command: str) -> _Parser:
+    parser = _Parser(
+        prog=f"igm {command}", parser_mode="json", description=COMMANDS[command].__doc__
+    )
+    parser.command = f"igm {command}"
     return parser
 
 

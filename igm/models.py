@@ -34,8 +34,38 @@ class Unimodal(nn.Module):
         return self.head(self.encoder(x))
 
     def head_layers(self) -> dict[str, nn.Linear]:
-        """The fully connected layers of the head by name, where the gradient modification acts."""
+        """The fully connected layers of the head by name, where the paper's gradient modification acts."""
         return {name: m for name, m in self.head.named_modules() if isinstance(m, nn.Linear)}
+
+    def layers(self, scope: str = "head") -> dict[str, nn.Module]:
+        """The layers that the gradient modification can act on, from the top down to ``scope`` (Table 4).
+
+        Args:
+            scope: a module by its full name, such as ``"head"``, ``"encoder.layer4"`` or ``"encoder"`` for the whole
+                network. It and all that comes after it is taken, in the order in which the modules were defined.
+
+        Returns:
+            full name -> ``nn.Linear`` or ``nn.Conv2d``. Grouped convolutions are left out: they have no single
+            matrix.
+
+        Raises:
+            ValueError: there is no such module, or no layer in it or after it.
+        """
+        names = [name for name, _ in self.named_modules()]
+        if scope not in names[1:]:
+            raise ValueError(
+                f"no module {scope!r} for the scope: use one of {', '.join(names[1:])}"
+            )
+        below = names[names.index(scope) :]
+        layers = {
+            name: layer
+            for name, layer in self.named_modules()
+            if name in below
+            and (isinstance(layer, nn.Linear) or isinstance(layer, nn.Conv2d) and layer.groups == 1)
+        }
+        if not layers:
+            raise ValueError(f"no linear or convolutional layer from the top down to {scope!r}")
+        return layers
 
 
 class LateFusion(nn.Module):

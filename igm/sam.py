@@ -15,12 +15,14 @@ Read ``rho`` against the weights: in float32 a perturbation below about 1e-7 of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+NORMS = ("all", "tensor")
 
 
 class SAM(Optimizer):
@@ -39,27 +41,41 @@ class SAM(Optimizer):
     Both passes see the same dropout masks (the random state of the first is replayed), BatchNorm updates its
     running statistics in the first pass only, and the weights come back exactly before the base optimiser moves
     them. Learning-rate schedulers can be given this optimiser or the base one: they share their groups and state.
+    A closure that scales its loss, as mixed precision with float16 does, perturbs alike: Eq. 7 does not depend on
+    the scale.
 
     Args:
         base_optimizer: any torch optimiser; it makes the step.
         rho: the radius of Eq. 6, >= 0, in units of the weights; 0 is the base optimiser in one pass.
         adaptive: scale the perturbation by the weights (ASAM, Kwon et al., ICML 2021).
+        norm: ``"all"``, the norm of Eq. 7 over all parameters; or ``"tensor"``, each tensor by its own norm, so
+            that every tensor moves by rho, as the authors' code of IGM does.
 
     Raises:
-        ValueError: rho is negative or not a number.
+        ValueError: rho is negative or not a number, or an unknown norm.
     """
 
-    def __init__(self, base_optimizer: Optimizer, rho: float, adaptive: bool = False):
-        _check_rho(rho)
+    def __init__(
+        self, base_optimizer: Optimizer, rho: float, adaptive: bool = False, norm: str = "all"
+    ):
+        if not rho >= 0:
+            raise ValueError(f"rho must be 0 (no SAM) or above, got {rho}: try 0.05")
+        if norm not in NORMS:
+            raise ValueError(f"unknown norm {norm!r}: use one of {', '.join(NORMS)}")
         super().__init__(base_optimizer.param_groups, base_optimizer.defaults)
         self.base_optimizer = base_optimizer
         self.rho = rho
         self.adaptive = adaptive
+        self.norm = norm
         self._share()
 
     def _share(self) -> None:
         self.param_groups = self.base_optimizer.param_groups
         self.state = self.base_optimizer.state
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """One step. ``closure`` clears the gradients, computes the loss, calls backward and returns the loss.
@@ -75,21 +91,22 @@ class SAM(Optimizer):
 
         It is what IGM needs: the flat directions modify this gradient before the base optimiser uses it (Eq. 9).
         """
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        return sam_gradient(parameters, closure, self.rho, self.adaptive)
+        return sam_gradient(self.parameters, closure, self.rho, self.adaptive, self.norm)
 
     def state_dict(self) -> dict:
-        """The base optimiser's state, with rho and adaptive."""
+        """The base optimiser's state, with rho, adaptive and norm."""
         return {
             "base": self.base_optimizer.state_dict(),
             "rho": self.rho,
             "adaptive": self.adaptive,
+            "norm": self.norm,
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.base_optimizer.load_state_dict(state_dict["base"])
         self.rho = state_dict["rho"]
         self.adaptive = state_dict["adaptive"]
+        self.norm = state_dict["norm"]
         self._share()
 
 
@@ -98,6 +115,7 @@ def sam_gradient(
     closure: Callable[[], Tensor],
     rho: float,
     adaptive: bool = False,
+    norm: str = "all",
 ) -> Tensor:
     """Computes the gradient of Eq. 8 into ``.grad``; see ``SAM``. Returns the unperturbed loss."""
     parameters = list(parameters)
@@ -105,35 +123,43 @@ def sam_gradient(
     if rho == 0:
         return closure()
 
-    devices = {p.device for p in parameters if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=devices):  # afterwards the second pass draws the same masks
+    with _replayed_generators(parameters):  # afterwards the second pass draws the same masks
         loss = closure().detach()
     moved = [p for p in parameters if p.grad is not None]
     weights = [p.detach().clone() for p in moved]
-    if not _perturb(moved, rho, adaptive):  # a zero gradient: there is no direction to climb
-        return loss
+    perturb(moved, [p.grad for p in moved], rho, adaptive, norm)
     try:
         with frozen_batchnorm_statistics():
             closure()  # grad L(theta + eps*), Eq. 8
     finally:
         with torch.no_grad():
-            for p, weight in zip(moved, weights, strict=True):
-                p.copy_(weight)
+            torch._foreach_copy_(moved, weights)
     return loss
 
 
 @torch.no_grad()
-def _perturb(parameters: list[nn.Parameter], rho: float, adaptive: bool) -> bool:
-    """theta <- theta + eps* (Eq. 7); False, and no change, where the gradient is zero."""
+def perturb(
+    parameters: Sequence[nn.Parameter],
+    gradients: Sequence[Tensor],
+    rho: float,
+    adaptive: bool = False,
+    norm: str = "all",
+) -> None:
+    """theta <- theta + eps* (Eq. 7), in place. Where the gradient is zero there is no direction: eps* = 0."""
     if not parameters:
-        return False
-    gradients = [p.grad * p.abs() if adaptive else p.grad for p in parameters]
-    norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))
-    if norm == 0:
-        return False
-    for p, g in zip(parameters, gradients, strict=True):
-        p.add_((p.abs() * g if adaptive else g) * (rho / norm))
-    return True
+        return
+    weights = [
+        p.data for p in parameters
+    ]  # outside autograd's version count: see methods/released.py
+    sizes = torch._foreach_abs(weights) if adaptive else None
+    directions = torch._foreach_mul(gradients, sizes) if adaptive else gradients
+    norms = torch.stack(torch._foreach_norm(directions))  # (tensors,)
+    if norm == "all":
+        norms = torch.linalg.vector_norm(norms).expand_as(norms)
+    scales = torch.where(norms == 0, 0, rho / norms)  # no `if`: a GPU would have to wait for it
+    if adaptive:
+        directions = torch._foreach_mul(directions, sizes)
+    torch._foreach_add_(weights, torch._foreach_mul(directions, list(scales.unbind())))
 
 
 @contextmanager
@@ -156,6 +182,12 @@ def frozen_batchnorm_statistics() -> Iterator[None]:
             module.track_running_stats = True
 
 
-def _check_rho(rho: float) -> None:
-    if not rho >= 0:
-        raise ValueError(f"rho must be 0 (no SAM) or above, got {rho}: try 0.05")
+@contextmanager
+def _replayed_generators(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Afterwards torch's generators stand where they stood before, on the CPU and on the parameters' devices."""
+    kinds = {p.device.type for p in parameters}
+    mps = torch.mps.get_rng_state() if "mps" in kinds else None  # which fork_rng does not know
+    with torch.random.fork_rng(devices={p.device for p in parameters if p.device.type == "cuda"}):
+        yield
+    if mps is not None:
+        torch.mps.set_rng_state(mps)

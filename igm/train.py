@@ -1,112 +1,60 @@
-"""The training loop: stages, validation, the best checkpoint and the record of a run.
+"""The training loop: stages, validation, the best weights, checkpoints and the record of a run.
 
 It knows a method only by ``igm.methods.base.Method``. Every random draw is a function of the seed, the modality
-and its epoch, so the same seed gives the same run, bit for bit on the same machine.
+and its epoch, so the same seed gives the same run, bit for bit on the same machine, also when the run was
+interrupted and resumed: each epoch seeds all generators and draws its own order of the data, so a checkpoint at the
+end of an epoch needs no state of theirs.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import platform
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from torch.optim import SGD
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LRScheduler,
+    MultiStepLR,
+    ReduceLROnPlateau,
+)
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from igm.datasets.memory import MemorySet
-from igm.flat import STATISTICS
+from igm import runs
+from igm.devices import Devices
+from igm.loading import batches, hold_out, steps
 from igm.methods import Method, Stage, find_method
-from igm.metrics import accuracy, scores
-from igm.models import FUSIONS, fuse
+from igm.metrics import scores
+from igm.models import fuse
 from igm.sam import SAM
-from igm.seeds import derive_seed
+from igm.seeds import derive_seed, seed_everything, untouched_generators
+from igm.settings import Settings
 
+log = logging.getLogger("igm")
 
-@dataclass(frozen=True)
-class Settings:
-    """How a run trains.
-
-    Args:
-        method: joint, unimodal, alternating or igm.
-        modalities: those to train, in this order; by default all, in the order of the data.
-        epochs: epochs a modality (joint training: epochs).
-        rounds: rounds over the modalities, for alternating and igm; they share the epochs.
-        batch_size: samples a batch.
-        lr: learning rate of SGD at the start.
-        momentum: momentum of SGD.
-        weight_decay: weight decay of SGD.
-        schedule: of the learning rate over a modality's epochs, cosine or constant.
-        tau: strength of the gradient modification, above 0 (Eq. 4); igm only.
-        rho: radius of SAM, 0 or above, 0 for none (Eq. 6); by default 0.02 for igm and 0 for the others.
-        statistic: moment of the features, batch-mean (the paper) or sample; igm only.
-        center: subtract the mean from that moment; igm only.
-        fusion: of the modalities' predictions: mean, entropy or logits; by default the method's own.
-        select: keep the weights of the best epoch by fused accuracy on the validation split, or the last.
-        seed: of the order of the batches and all else that is random in training.
-        device: cpu, cuda, ..., or auto for a GPU where there is one.
-    """
-
-    method: str = "igm"
-    modalities: list[str] | None = None
-    epochs: int = 20
-    rounds: int = 2
-    batch_size: int = 32
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    schedule: str = "cosine"
-    tau: float = 0.4
-    rho: float | None = None
-    statistic: str = "batch-mean"
-    center: bool = False
-    fusion: str | None = None
-    select: str = "best"
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self):
-        choices = {
-            "schedule": ("cosine", "constant"),
-            "statistic": STATISTICS,
-            "fusion": (None, *FUSIONS),
-            "select": ("best", "last"),
-        }
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                names = ", ".join(a for a in allowed if a)
-                raise ValueError(f"unknown {name} {value!r}: use one of {names}")
-        for name in ("epochs", "rounds", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or above, got {getattr(self, name)}")
-        for name in ("lr", "tau"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("momentum", "weight_decay", "rho"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} must be 0 or above, got {value}")
+ON_A_MACHINE = ("device", "precision")  # settings that say where a run computes, not what
 
 
 @dataclass
 class Run:
     """What training leaves: the model with the selected weights, and its record.
 
-    ``settings`` are those that were used, defaults filled in. ``history`` has a dict an epoch: stage, modality,
-    epoch, loss, and validation accuracies by modality and fused; ``best_epoch`` counts them from 1. ``results``
-    holds the scores of the selected weights by split: ``run.results["test"]["fused"]["map"]``. ``method`` is
-    the method object, e.g. with IGM's matrices.
+    ``settings`` are those that were used, defaults filled in. ``history`` has a dict an epoch: stage, round,
+    modality, epoch, lr, loss, and by modality and fused the validation accuracies ``valid``, ``valid_macro_f1`` and
+    ``valid_map``. ``best_epoch`` counts the epochs from 1, ``why`` says why it is the best. ``results`` holds the
+    scores of the selected weights by split: ``run.results["test"]["fused"]["map"]``. ``method`` is the method
+    object, e.g. with IGM's matrices.
     """
 
     model: nn.Module
@@ -114,19 +62,28 @@ class Run:
     method: Method
     history: list[dict] = field(default_factory=list)
     best_epoch: int = 0
+    why: str = ""
     results: dict[str, dict] = field(default_factory=dict)
+    status: str = "running"
     wall_seconds: float = 0.0
+    sizes: dict[str, int] = field(default_factory=dict)
+    device: str = ""
     folder: Path | None = None
 
     def record(self) -> dict:
         """Everything but the weights, ready for JSON."""
         return {
+            "status": self.status,
             "settings": asdict(self.settings),
+            "sizes": self.sizes,
             "best_epoch": self.best_epoch,
+            "why": self.why,
             "results": self.results,
             "history": self.history,
             "wall_seconds": round(self.wall_seconds, 2),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "device": self.device,
+            "versions": runs.versions(),
+            "commit": runs.commit(),
         }
 
 
@@ -135,7 +92,9 @@ def train(
     data: Mapping[str, Dataset],
     method: str | type[Method] = "igm",
     out: str | Path | None = None,
+    resume: bool = False,
     progress: bool = True,
+    tensorboard: bool = False,
     notes: Mapping | None = None,
     **settings,
 ) -> Run:
@@ -144,122 +103,386 @@ def train(
     Args:
         model: a LateFusion (any method) or a Concatenation (joint). It is trained in place.
         data: split -> data set; "train" is needed. Without "valid" a stratified tenth of train is held out.
-            "test", if there, is scored once, at the end, and never used to choose.
+            "test", if there, is scored once, at the end, and never used to choose unless ``select="test"``.
         method: a name, or a subclass of Method for your own.
-        out: a new folder for run.json and model.safetensors; without it nothing is written.
+        out: a new folder for the run's files, see ``igm.runs``; without it nothing is written.
+        resume: go on with the run in ``out`` where it was interrupted; where there is none yet, begin it.
         progress: show a bar over the epochs.
+        tensorboard: write the history for TensorBoard, too, in the folder tensorboard of ``out``.
         notes: more entries for run.json, e.g. how the data was loaded.
         settings: the fields of ``Settings``.
 
     Raises:
-        ValueError: a bad setting, or a modality that the data or the model lacks.
+        ValueError: a bad setting, a modality that the data or the model lacks, or settings or data other than
+            those of the run to be resumed.
         FileExistsError: ``out`` is there already; a run is never overwritten.
         FloatingPointError: the loss became NaN or infinite.
+        OSError: a file could not be written; the last checkpoint is still good.
     """
-    started = time.perf_counter()
     kind = find_method(method)
     settings = Settings(method=method if isinstance(method, str) else kind.__name__, **settings)
     data = dict(data)
     if "valid" not in data:
         data["train"], data["valid"] = hold_out(data["train"], seed=settings.seed)
-    device = _device(settings.device)
-    settings = replace(  # the record says what was used, not that nothing was given
-        settings,
-        modalities=_modalities(settings, model, data["train"]),
-        rho=kind.default_rho if settings.rho is None else settings.rho,
-        fusion=settings.fusion or kind.default_fusion,
+    if settings.select == "test" and "test" not in data:
+        raise ValueError("select test needs a test split: give one, or select best")
+    if tensorboard and out is None:
+        raise ValueError("tensorboard needs a folder for the run: give out")
+    settings = replace(settings, modalities=_modalities(settings, model, data["train"]))
+    devices = Devices(settings.device, settings.precision)
+    trainer = kind(model.to(devices.device), settings.modalities, settings)
+    trainer.autocast, trainer.backward = devices.autocast, devices.backward
+    trainer.total = devices.total
+    settings = replace(trainer.settings, precision=devices.precision)
+    if settings.from_best and settings.select == "last":
+        raise ValueError("from_best goes with select best or test: give from_best false")
+    run = Run(model, settings, trainer, device=str(devices))
+    run.sizes = {split: len(dataset) for split, dataset in data.items()}
+    loop = _Loop(run, data, devices, dict(notes or {}))
+    if out is not None:
+        loop.open(Path(out), resume)
+    if run.status == "complete":
+        return run
+    if settings.select == "test" and devices.main:
+        log.warning(
+            "select test: the epoch is chosen by looking at the test split, as the authors' code "
+            "does; the test scores are no fair estimate"
+        )
+    bar = tqdm(
+        total=len(loop.plan),
+        initial=len(run.history),
+        disable=not (progress and devices.main),
+        desc=settings.method,
+        unit="epoch",
     )
-    fusion = settings.fusion
-    trainer = kind(model.to(device), settings.modalities, settings)
-    stages = trainer.stages()
-    run = Run(model, settings, trainer, folder=_new_folder(out))
-
-    epochs = Counter()  # modalities -> their epochs over all stages
-    for stage in stages:
-        epochs[stage.modalities] += stage.epochs
-    done = Counter()
-    optimizers = {}  # modalities -> optimiser and schedule, kept from round to round
-    best = None
-    bar = tqdm(total=epochs.total(), disable=not progress, desc=settings.method, unit="epoch")
-    with torch.random.fork_rng(), bar:
-        for number, stage in enumerate(stages):
-            key = stage.modalities
-            if key not in optimizers:
-                optimizers[key] = _optimizer(trainer, stage, epochs[key])
-            optimizer, scheduler = optimizers[key]
-            for _ in range(stage.epochs):
-                loss = _train_epoch(trainer, stage, optimizer, data["train"], done[key], device)
-                scheduler.step()
-                done[key] += 1
-                row = {"stage": number, "round": stage.round, "modality": "+".join(key)}
-                row |= {"epoch": done[key], "loss": loss}
-                run.history.append(row)
-                model.eval()
-                probabilities, labels = predictions(trainer.predict, data["valid"], fusion, device)
-                row["valid"] = {name: accuracy(p, labels) for name, p in probabilities.items()}
-                better = best is None or row["valid"]["fused"] > best[0]
-                if settings.select == "best" and better:
-                    best = row["valid"]["fused"], deepcopy(model.state_dict())
-                    run.best_epoch = len(run.history)
-                    _save(run.folder, "model.safetensors", lambda path: save_model(model, path))
-                bar.set_postfix(modality=row["modality"], loss=f"{loss:.3f}")
+    with untouched_generators(), bar, loop.tensorboard(tensorboard) as board:
+        try:
+            while len(run.history) < len(loop.plan):
+                row = loop.epoch()
+                bar.set_postfix(modality=row["modality"], loss=f"{row['loss']:.3f}")
                 bar.update()
-            trainer.end_stage(stage, batches(data["train"], settings.batch_size, None, device))
-    if settings.select == "best":
-        model.load_state_dict(best[1])
-    else:
-        run.best_epoch = len(run.history)
-        _save(run.folder, "model.safetensors", lambda path: save_model(model, path))
-    model.eval()
-    held_out = {split: dataset for split, dataset in data.items() if split != "train"}
-    run.results = {
-        name: evaluate(trainer.predict, d, fusion, device) for name, d in held_out.items()
-    }
-    run.wall_seconds = time.perf_counter() - started
-    record = json.dumps(dict(notes or {}) | run.record(), indent=1)
-    _save(run.folder, "run.json", lambda path: Path(path).write_text(record))
+                if board:
+                    _add_scalars(board, row, len(run.history))
+            loop.finish()
+        except FloatingPointError as error:
+            run.status = f"failed: {error}"
+            loop.write_record()
+            raise
     return run
 
 
-def _train_epoch(
-    trainer: Method,
+class _Loop:
+    """The state of a run between two epochs: what a checkpoint holds."""
+
+    def __init__(self, run: Run, data: Mapping[str, Dataset], devices: Devices, notes: dict):
+        self.run, self.data, self.devices, self.notes = run, data, devices, notes
+        stages = run.method.stages()
+        self.plan = [(i, stage) for i, stage in enumerate(stages) for _ in range(stage.epochs)]
+        self.epochs = Counter()  # modalities -> their epochs over all stages
+        for stage in stages:
+            self.epochs[stage.name] += stage.epochs
+        self.optimizers: dict[str, tuple[SAM, LRScheduler]] = {}  # kept from round to round
+        self.best: dict | None = None  # the weights of run.best_epoch
+        self.best_score = float("-inf")
+        self.before = 0.0  # seconds that the run took before it was resumed
+        self.started = time.perf_counter()
+
+    # ---------------------------------------------------------------- training
+
+    def epoch(self) -> dict:
+        """Trains one epoch, and ends the stage after its last; returns its row of the history."""
+        run, settings = self.run, self.run.settings
+        number, stage = self.plan[len(run.history)]
+        begins = not run.history or run.history[-1]["stage"] != number
+        if begins and settings.restart:
+            self.optimizers.pop(stage.name, None)
+        optimizer, scheduler = self.optimizer(stage)
+        done = sum(row["modality"] == stage.name for row in run.history)
+        row = {"stage": number, "round": stage.round, "modality": stage.name, "epoch": done + 1}
+        row["lr"] = optimizer.param_groups[0]["lr"]
+        row["loss"] = self.pass_over_data(stage, optimizer, done)
+        self.devices.average_buffers(run.model)
+        self.validate(row)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(row[_entry("valid", settings.score)]["fused"])
+        else:
+            scheduler.step()
+        run.history.append(row)
+        self.choose(row)
+        ended = len(run.history) == len(self.plan) or self.plan[len(run.history)][0] != number
+        if ended:
+            if settings.from_best:  # the next stage goes on from there, and T is taken there
+                run.model.load_state_dict(self.best)
+            share = batches(self.data["train"], settings.batch_size, None, *self.devices.place)
+            run.method.end_stage(stage, share)
+        self.write_checkpoint()
+        return row
+
+    def pass_over_data(self, stage: Stage, optimizer: SAM, done: int) -> float:
+        """One pass over the training data; returns the mean loss of its steps."""
+        settings, devices, method = self.run.settings, self.devices, self.run.method
+        seed = derive_seed(settings.seed, *stage.modalities, done)
+        seed_everything(seed if devices.rank == 0 else derive_seed(seed, "process", devices.rank))
+        self.run.model.train()
+        data, s = self.data["train"], settings
+        stream = steps(data, s.batch_size, seed, *devices.place, s.accumulation, s.drop_last)
+        losses = _Losses(devices)
+        try:
+            for size, shards in stream:
+                loss = _step_gradient(method, stage, size, shards, optimizer, devices)
+                losses.add(loss, [shard["index"] for shard in shards])
+                devices.step(optimizer.base_optimizer, settings.clip)
+            return losses.mean()
+        except FloatingPointError as error:
+            raise FloatingPointError(self.blame(stage, done, *error.args)) from None
+
+    def optimizer(self, stage: Stage) -> tuple[SAM, LRScheduler]:
+        """The optimiser inside SAM (rho = 0 makes it plain), and the schedule of its learning rate."""
+        if stage.name not in self.optimizers:
+            s = self.run.settings
+            epochs = stage.epochs if s.restart else self.epochs[stage.name]
+            parameters = self.run.method.parameters(stage)
+            if s.optimizer == "adam":
+                base = Adam(parameters, s.lr, weight_decay=s.weight_decay)
+            else:
+                base = SGD(parameters, s.lr, s.momentum, weight_decay=s.weight_decay)
+            optimizer = SAM(base, s.rho, s.adaptive, s.rho_norm)
+            self.optimizers[stage.name] = optimizer, _schedule(base, s, epochs)
+        return self.optimizers[stage.name]
+
+    def validate(self, row: dict) -> None:
+        splits = ["valid", "test"] if self.run.settings.select == "test" else ["valid"]
+        for split in splits:
+            for name, values in self.evaluate(split).items():
+                for score, value in values.items():
+                    row.setdefault(_entry(split, score), {})[name] = value
+
+    def evaluate(self, split: str) -> dict[str, dict[str, float]]:
+        run, devices = self.run, self.devices
+        run.model.eval()
+
+        def predict(batch: dict) -> dict[str, Tensor]:
+            with devices.autocast():
+                return {name: z.float() for name, z in run.method.predict(batch).items()}
+
+        place = devices.place
+        return evaluate(predict, self.data[split], run.settings.fusion, *place, devices.gather)
+
+    def choose(self, row: dict) -> None:
+        """Keeps the weights of this epoch where it is the best so far."""
+        run, settings = self.run, self.run.settings
+        if settings.select == "last":
+            run.best_epoch, run.why = len(run.history), "the last epoch"
+            return
+        split = "test" if settings.select == "test" else "valid"
+        score = row[_entry(split, settings.score)]["fused"]
+        if score <= self.best_score:
+            return
+        self.best_score = score
+        self.best = deepcopy(run.model.state_dict())
+        run.best_epoch = len(run.history)
+        run.why = (
+            f"the highest fused {settings.score} on the {split} split, {score:.4f}, first in epoch "
+            f"{run.best_epoch}: {row['modality']}, round {row['round'] + 1}"
+        )
+
+    def finish(self) -> None:
+        """Takes the selected weights, scores them, and completes the record."""
+        run = self.run
+        if self.best is not None:
+            run.model.load_state_dict(self.best)
+        run.results = {split: self.evaluate(split) for split in self.data if split != "train"}
+        run.model.eval()
+        run.status = "complete"
+        if run.folder and self.devices.main:
+            runs.write(run.folder / runs.WEIGHTS, lambda name: save_model(run.model, name))
+        self.write_record()
+        if run.folder and self.devices.main:
+            runs.clear_checkpoint(run.folder)
+        self.devices.wait()
+
+    def blame(self, stage: Stage, done: int, loss: float, samples: list, before: list) -> str:
+        """What to say of a loss that is not finite, on these samples, after a step on those before."""
+        text = (
+            f"the loss of {stage.name} became {loss} in epoch {done + 1}, on the samples {samples}"
+        )
+        finite = all(torch.isfinite(p).all() for p in self.run.model.parameters())
+        if before and not finite:
+            text += f", perhaps by the gradient of the step before, on {before}"
+        text += ": try a smaller lr or rho, or look at these samples"
+        if self.run.folder and self.run.history:
+            path = self.run.folder / runs.CHECKPOINT
+            text += f". The last good checkpoint is {path}, of epoch {len(self.run.history)}"
+        return text
+
+    # ---------------------------------------------------------------- files
+
+    def open(self, folder: Path, resume: bool) -> None:
+        """Begins the run in a new folder, or takes up the one that is there."""
+        there = self.devices.gather([folder.exists()])[0]  # the first process's word for all
+        if resume and there:
+            self.resume(folder)
+        elif self.devices.main:
+            runs.new_folder(folder, self.notes | self.run.record())
+        self.devices.wait()
+        self.run.folder = folder
+
+    def resume(self, folder: Path) -> None:
+        run, record = self.run, runs.read_record(folder)
+        now = self.notes | {"sizes": run.sizes}
+        now |= {k: v for k, v in asdict(run.settings).items() if k not in ON_A_MACHINE}
+        begun = record | record["settings"]
+        for name, value in now.items():
+            if begun.get(name) != value:
+                raise ValueError(
+                    f"{folder} was begun with {name} {begun.get(name)}, not {value}: give the same, "
+                    "or begin another run"
+                )
+        run.folder = folder
+        if record["status"] == "complete":
+            load_model(run.model, folder / runs.WEIGHTS)
+            run.model.eval()
+            for name in ("status", "history", "best_epoch", "why", "results", "wall_seconds"):
+                setattr(run, name, record[name])
+        elif (state := runs.load_checkpoint(folder)) is not None:
+            self.load_state_dict(state)
+
+    def write_checkpoint(self) -> None:
+        """After every epoch: best weights first, then the checkpoint that names them, then what it replaces goes."""
+        folder = self.run.folder
+        if folder is None or not self.devices.main:
+            return
+        if self.run.best_epoch == len(self.run.history) and self.best is not None:
+            self._write_best(folder)
+        runs.save_checkpoint(folder, self.state_dict())
+        runs.clear_checkpoint(folder, keep=self._best_name())
+        runs.write_metrics(folder / runs.METRICS, self.run.history)
+
+    def write_record(self) -> None:
+        self.run.wall_seconds = self.before + time.perf_counter() - self.started
+        if self.run.folder and self.devices.main:
+            runs.write_json(self.run.folder / runs.RECORD, self.notes | self.run.record())
+
+    def state_dict(self) -> dict:
+        run = self.run
+        return {
+            "model": run.model.state_dict(),
+            "optimizers": {
+                name: {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+                for name, (optimizer, schedule) in self.optimizers.items()
+            },
+            "scaler": self.devices.scaler.state_dict(),
+            "method": run.method.state_dict(),
+            "history": run.history,
+            "best_epoch": run.best_epoch,
+            "best_score": self.best_score,
+            "why": run.why,
+            "wall_seconds": self.before + time.perf_counter() - self.started,
+        }
+
+    def load_state_dict(self, state: Mapping) -> None:
+        run = self.run
+        run.history, run.best_epoch, run.why = state["history"], state["best_epoch"], state["why"]
+        self.before, self.best_score = state["wall_seconds"], state["best_score"]
+        path = run.folder / self._best_name()
+        if run.settings.select != "last":
+            load_model(run.model, path)
+            self.best = deepcopy(run.model.state_dict())
+        run.model.load_state_dict(state["model"])
+        stages = {stage.name: stage for _, stage in self.plan[: len(run.history)]}
+        for name, states in state["optimizers"].items():
+            optimizer, schedule = self.optimizer(stages[name])
+            schedule.load_state_dict(states["schedule"])
+            optimizer.load_state_dict(states["optimizer"])
+        if state["scaler"]:
+            self.devices.scaler.load_state_dict(state["scaler"])
+        run.method.load_state_dict(state["method"])
+
+    def _best_name(self) -> str:
+        return f"best-{self.run.best_epoch:04}.safetensors"
+
+    def _write_best(self, folder: Path) -> None:
+        """The model holds the best weights just now, unless a stage that ended has taken them from ``best``."""
+        model = self.run.model
+        runs.write(folder / self._best_name(), lambda name: save_model(model, name))
+
+    def tensorboard(self, wanted: bool):
+        """A writer for TensorBoard as a context, or None."""
+        if not (wanted and self.devices.main):
+            return nullcontext()
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError("tensorboard is not installed: pip install tensorboard") from error
+        folder = self.run.folder / "tensorboard"
+        return closing(SummaryWriter(str(folder), purge_step=len(self.run.history) + 1))
+
+
+class _Losses:
+    """The losses of an epoch's steps. One that is not finite raises FloatingPointError(loss, samples, before).
+
+    A GPU runs ahead of Python, and to read a loss is to wait for it, so there they are looked at fifty at a time.
+    """
+
+    def __init__(self, devices: Devices):
+        self.devices = devices
+        self.every = 1 if devices.device.type == "cpu" and devices.processes == 1 else 50
+        self.losses: list[Tensor] = []
+        self.samples: list[list[Tensor]] = []  # of each step, in its shards
+
+    def add(self, loss: Tensor, samples: list[Tensor]) -> None:
+        self.losses.append(loss)
+        self.samples.append(samples)
+        if len(self.losses) % self.every == 0:
+            self.check(self.every)
+
+    def check(self, count: int) -> None:
+        """Looks at the last ``count`` losses, summed over the processes."""
+        first = len(self.losses) - count
+        self.losses[first:] = self.devices.total(torch.stack(self.losses[first:])).unbind()
+        for step in range(first, len(self.losses)):
+            if not torch.isfinite(self.losses[step]):
+                before = self._of(step - 1) if step else []
+                raise FloatingPointError(self.losses[step].item(), self._of(step), before)
+
+    def mean(self) -> float:
+        if rest := len(self.losses) % self.every:
+            self.check(rest)
+        return torch.stack(self.losses).mean().item()
+
+    def _of(self, step: int) -> list:
+        return self.devices.gather([i for part in self.samples[step] for i in part.tolist()])
+
+
+def _step_gradient(
+    method: Method,
     stage: Stage,
+    size: int,
+    shards: list[dict[str, Tensor]],
     optimizer: SAM,
-    dataset: Dataset,
-    epoch: int,
-    device: torch.device,
-) -> float:
-    """One pass over the data; returns the mean loss."""
-    settings = trainer.settings
-    seed = derive_seed(settings.seed, *stage.modalities, epoch)
-    torch.manual_seed(seed)
-    trainer.model.train()
-    losses = []
-    for batch in batches(dataset, settings.batch_size, seed, device):
-        loss = trainer.gradient(stage, batch, optimizer).detach()
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss of {'+'.join(stage.modalities)} became {loss.item()} in epoch {epoch + 1}, on the samples "
-                f"{batch['index'].tolist()}: try a smaller lr or rho, or look at these samples"
-            )
-        optimizer.base_optimizer.step()
-        losses.append(loss)
-    return torch.stack(losses).mean().item()
+    devices: Devices,
+) -> Tensor:
+    """Leaves in ``.grad`` the mean gradient over the ``size`` samples of a step, of all shards and processes.
 
-
-def batches(
-    dataset: Dataset, batch_size: int, seed: int | None, device: torch.device | str = "cpu"
-) -> Iterator[dict[str, Tensor]]:
-    """The batches of one pass, in an order drawn from ``seed``, or in the data's own order for None."""
-    generator = torch.Generator().manual_seed(seed or 0)  # its own: the global one stays as it is
-    samples, collate = dataset, default_collate
-    if isinstance(dataset, MemorySet):
-        samples, collate = range(len(dataset)), dataset.fetch
-    loader = DataLoader(
-        samples, batch_size, shuffle=seed is not None, generator=generator, collate_fn=collate
-    )
-    for batch in loader:
-        yield {name: x.to(device) for name, x in batch.items()}
+    Returns this process's part of the loss: the parts of all processes add up to the mean over the samples.
+    """
+    parameters = optimizer.parameters
+    loss = torch.zeros((), device=devices.device)
+    gradients: list[Tensor | None] = [None] * len(parameters)
+    for shard in shards:
+        part = method.gradient(stage, shard, optimizer).detach()
+        share = len(shard["label"]) / size
+        if share == 1:  # the whole step: nothing to add up
+            return part
+        loss += share * part
+        for i, p in enumerate(parameters):
+            if p.grad is not None:
+                g = p.grad * share
+                gradients[i] = g if gradients[i] is None else gradients[i] + g
+    for p, g in zip(parameters, gradients):
+        p.grad = g
+    devices.total_gradients(parameters)
+    return loss
 
 
 @torch.no_grad()
@@ -268,12 +491,15 @@ def predictions(
     dataset: Dataset,
     fusion: str = "mean",
     device: torch.device | str = "cpu",
+    part: tuple[int, int] = (0, 1),
+    gather: Callable[[list], list] = list,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """What each modality predicts for a whole data set, and what they predict together.
 
     Args:
         predict: batch -> {name: logits (n, c)}: a model, which is put in evaluation mode, or any such function.
         fusion: see ``igm.fuse``.
+        part, gather: for several processes, see ``igm.loading.batches`` and ``igm.devices.Devices.gather``.
 
     Returns:
         {name: probabilities (n, c)} with the further entry "fused" (a network with one output has only that), and
@@ -281,13 +507,16 @@ def predictions(
     """
     if isinstance(predict, nn.Module):
         predict.eval()
-    outputs, labels = [], []
-    for batch in batches(dataset, 256, None, device):
-        outputs.append({name: z.cpu() for name, z in predict(batch).items()})
-        labels.append(batch["label"].cpu())
-    logits = {name: torch.cat([o[name] for o in outputs]) for name in outputs[0]}
+    rank, processes = part
+    found = []  # number of the batch, logits, labels
+    for i, batch in enumerate(batches(dataset, 256, None, device, part)):
+        logits = {name: z.cpu() for name, z in predict(batch).items()}
+        found.append((i * processes + rank, logits, batch["label"].cpu()))
+    found = sorted(gather(found), key=lambda entry: entry[0])
+    logits = {name: torch.cat([entry[1][name] for entry in found]) for name in found[0][1]}
+    labels = torch.cat([entry[2] for entry in found])
     probabilities = {name: z.softmax(-1) for name, z in logits.items()}
-    return probabilities | {"fused": fuse(logits, fusion)}, torch.cat(labels)
+    return probabilities | {"fused": fuse(logits, fusion)}, labels
 
 
 def evaluate(
@@ -295,31 +524,36 @@ def evaluate(
     dataset: Dataset,
     fusion: str = "mean",
     device: torch.device | str = "cpu",
+    part: tuple[int, int] = (0, 1),
+    gather: Callable[[list], list] = list,
 ) -> dict[str, dict[str, float]]:
     """Accuracy, macro-F1 and mAP of the ``predictions``: ``{"image": {"accuracy": ...}, ..., "fused": {...}}``."""
-    probabilities, labels = predictions(predict, dataset, fusion, device)
+    probabilities, labels = predictions(predict, dataset, fusion, device, part, gather)
     return {name: scores(p, labels) for name, p in probabilities.items()}
 
 
-def hold_out(dataset: Dataset, share: float = 0.1, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Splits a training set into train and valid, stratified by class."""
-    from sklearn.model_selection import train_test_split  # slow to load
-
-    labels = [int(dataset[i]["label"]) for i in range(len(dataset))]
-    train_rows, valid_rows = train_test_split(
-        range(len(dataset)), test_size=share, stratify=labels, random_state=seed
-    )
-    part = MemorySet.subset if isinstance(dataset, MemorySet) else Subset
-    return part(dataset, sorted(train_rows)), part(dataset, sorted(valid_rows))
-
-
-def _optimizer(trainer: Method, stage: Stage, epochs: int) -> tuple[SAM, LRScheduler]:
-    """SGD inside SAM (rho = 0 makes it plain SGD), and the learning-rate schedule."""
-    s = trainer.settings
-    sgd = SGD(trainer.parameters(stage), s.lr, s.momentum, weight_decay=s.weight_decay)
+def _schedule(optimizer: Optimizer, s: Settings, epochs: int) -> LRScheduler:
     if s.schedule == "cosine":
-        return SAM(sgd, s.rho), CosineAnnealingLR(sgd, T_max=epochs)
-    return SAM(sgd, s.rho), ConstantLR(sgd, factor=1)
+        return CosineAnnealingLR(optimizer, T_max=epochs)
+    if s.schedule == "step":
+        return MultiStepLR(optimizer, s.milestones, s.lr_factor)
+    if s.schedule == "plateau":
+        return ReduceLROnPlateau(optimizer, mode="max", factor=s.lr_factor, patience=5)
+    return ConstantLR(optimizer, factor=1)
+
+
+def _entry(split: str, score: str) -> str:
+    """The name of a score in a row of the history: "valid" is the accuracy."""
+    return split if score == "accuracy" else f"{split}_{score}"
+
+
+def _add_scalars(board, row: Mapping, epoch: int) -> None:
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            for name, entry in value.items():
+                board.add_scalar(f"{key}/{name}", entry, epoch)
+        elif key in ("loss", "lr"):
+            board.add_scalar(f"{key}/{row['modality']}", value, epoch)
 
 
 def _modalities(settings: Settings, model: nn.Module, dataset: Dataset) -> list[str]:
@@ -334,33 +568,3 @@ def _modalities(settings: Settings, model: nn.Module, dataset: Dataset) -> list[
             names = there if name not in there else list(held)
             raise ValueError(f"unknown modality {name!r}: {place} {', '.join(names)}")
     return list(wanted)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {name!r} cannot be used: give cpu, or auto") from error
-
-
-def _new_folder(out: str | Path | None) -> Path | None:
-    if out is None:
-        return None
-    folder = Path(out)
-    if folder.exists():
-        raise FileExistsError(
-            f"{folder} is there already and is not overwritten: give another folder as --out"
-        )
-    folder.mkdir(parents=True)
-    return folder
-
-
-def _save(folder: Path | None, name: str, write: Callable[[str], object]) -> None:
-    """Writes a file under a temporary name and renames it: a reader sees the old one or the new one, never half."""
-    if folder is None:
-        return
-    temporary = folder / f"{name}.partial"
-    write(str(temporary))
-    os.replace(temporary, folder / name)

@@ -70,7 +70,8 @@ def test_a_run_from_the_shell(tmp_path):
     assert re.search(r"igm: 100%.* 4/4 .*modality=kar", done.stderr)  # the progress bar
     assert "modality=kar" not in done.stdout
 
-    assert sorted(f.name for f in (tmp_path / "run").iterdir()) == ["model.safetensors", "run.json"]
+    files = sorted(f.name for f in (tmp_path / "run").iterdir())
+    assert files == ["metrics.csv", "model.safetensors", "run.json"]
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     for (split, name), printed in table.items():
         kept = record["results"][split][name]

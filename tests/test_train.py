@@ -196,7 +196,7 @@ def test_the_folder_of_a_run(networks, tiny, tmp_path, shared_head):
     model = networks(shared_head=shared_head)
     run = train(model, tiny, "igm", out=out, notes={"data": "mfeat"}, tau=1.3, **QUICK)
     assert run.folder == out
-    assert sorted(f.name for f in out.iterdir()) == ["model.safetensors", "run.json"]
+    assert sorted(f.name for f in out.iterdir()) == ["metrics.csv", "model.safetensors", "run.json"]
 
     record = json.loads((out / "run.json").read_text())
     assert record == {"data": "mfeat"} | run.record()
@@ -261,10 +261,10 @@ def test_a_loss_that_is_not_finite_names_the_samples(networks, tiny, tmp_path):
         (dict(rho=-0.1), "rho must be 0 or above, got -0.1"),
         (dict(momentum=-0.1), "momentum must be 0 or above"),
         (dict(weight_decay=-0.1), "weight_decay must be 0 or above"),
-        (dict(schedule="step"), "unknown schedule 'step': use one of cosine, constant"),
+        (dict(schedule="linear"), "unknown schedule 'linear': use one of cosine, constant"),
         (dict(statistic="median"), "unknown statistic 'median': use one of batch-mean, sample"),
         (dict(fusion="max"), "unknown fusion 'max': use one of mean, entropy, logits"),
-        (dict(select="first"), "unknown select 'first': use one of best, last"),
+        (dict(select="first"), "unknown select 'first': use one of best, last, test"),
         (dict(device="tpu"), "device 'tpu' cannot be used: give cpu, or auto"),
     ],
 )
@@ -341,7 +341,7 @@ def test_a_method_of_your_own_can_be_passed(networks, tiny):
     class Flipped(UnimodalMethod):
         """Learns to say anything but the label."""
 
-        default_fusion = "entropy"
+        defaults = {"fusion": "entropy"}
 
         def loss(self, stage, batch):
             return -super().loss(stage, batch)

@@ -2,7 +2,7 @@
 
 from igm.methods.alternating import Alternating
 from igm.methods.base import Method, Stage
-from igm.methods.igm import IGM
+from igm.methods.igm import IGM, VARIANTS
 from igm.methods.joint import Joint
 from igm.methods.unimodal import Unimodal
 
@@ -13,7 +13,17 @@ METHODS: dict[str, type[Method]] = {
     "igm": IGM,
 }
 
-__all__ = ["IGM", "METHODS", "Alternating", "Joint", "Method", "Stage", "Unimodal", "find_method"]
+__all__ = [
+    "IGM",
+    "METHODS",
+    "VARIANTS",
+    "Alternating",
+    "Joint",
+    "Method",
+    "Stage",
+    "Unimodal",
+    "find_method",
+]
 
 
 def find_method(method: str | type[Method]) -> type[Method]:

@@ -14,6 +14,12 @@ class Alternating(Unimodal):
     """
 
     def stages(self) -> list[Stage]:
+        m = len(self.modalities)
+        if self.settings.stage_epochs:
+            return [
+                Stage((self.modalities[i % m],), epochs, round=i // m)
+                for i, epochs in enumerate(self.settings.stage_epochs)
+            ]
         epochs, rounds = self.settings.epochs, self.settings.rounds
         if rounds > epochs:
             raise ValueError(

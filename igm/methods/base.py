@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from igm.sam import SAM
+from igm.settings import Settings
 
 Batch = Mapping[str, Tensor]
+
+PLAIN = {  # what settings are where neither the user nor the method says more
+    "drop_last": False,
+    "restart": False,
+    "from_best": False,
+    "mixup": 0.0,
+    "tau": 0.4,
+    "scope": "head",
+    "statistic": "batch-mean",
+    "center": False,
+    "cumulative": False,
+    "rho": 0.0,
+    "rho_norm": "all",
+    "adaptive": False,
+    "flat_ratio": 0.0,
+    "fusion": "mean",
+    "score": "accuracy",
+}
 
 
 @dataclass(frozen=True)
@@ -20,6 +40,10 @@ class Stage:
     epochs: int
     round: int = 0
 
+    @property
+    def name(self) -> str:
+        return "+".join(self.modalities)
+
 
 class Method:
     """Base of the training methods.
@@ -27,16 +51,30 @@ class Method:
     Args:
         model: a LateFusion, or for joint training also a Concatenation.
         modalities: the modalities to train, in order.
-        settings: anything with the attributes of ``igm.train.Settings``.
+        settings: where it leaves a setting open, ``defaults`` and then ``PLAIN`` fill it; ``self.settings`` has
+            the result.
+
+    ``autocast``, ``backward`` and ``total`` belong to the training loop, which sets them for mixed precision and
+    several processes.
     """
 
-    default_rho = 0.0  # SAM's radius where the user gives none; 0 is no SAM
-    default_fusion = "mean"
+    defaults: Mapping = {}  # this method's own values of settings
 
-    def __init__(self, model: nn.Module, modalities: list[str], settings):
+    def __init__(self, model: nn.Module, modalities: list[str], settings: Settings):
         self.model = model
         self.modalities = modalities
-        self.settings = settings
+        self.settings = settings.filled(self.defaults).filled(PLAIN)
+
+    autocast = nullcontext  # around the computation of a loss
+
+    @staticmethod
+    def backward(loss: Tensor) -> None:
+        loss.backward()
+
+    @staticmethod
+    def total(sums: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return sums
 
     def stages(self) -> list[Stage]:
         raise NotImplementedError
@@ -57,11 +95,19 @@ class Method:
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            loss = self.loss(stage, batch)
-            loss.backward()
+            with self.autocast():
+                loss = self.loss(stage, batch)
+            self.backward(loss)
             return loss
 
         return optimizer.gradient(closure)
 
     def end_stage(self, stage: Stage, batches: Iterable[Batch]) -> None:  # noqa: B027
-        """Called once after the last epoch of a stage, with the training batches."""
+        """Called once after the last epoch of a stage, with the training batches (a process's share of them)."""
+
+    def state_dict(self) -> dict:
+        """What a checkpoint must keep of the method beside the model: tensors, numbers, strings, dicts and lists."""
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping) -> None:  # noqa: B027
+        """Goes on from ``state_dict``."""

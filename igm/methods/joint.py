@@ -11,7 +11,7 @@ from igm.methods.base import Batch, Method, Stage
 class Joint(Method):
     """One cross-entropy on the sum of the logits: late fusion, or the single output of a Concatenation."""
 
-    default_fusion = "logits"
+    defaults = {"fusion": "logits"}
 
     def stages(self) -> list[Stage]:
         held = getattr(self.model, "modalities", None) or getattr(self.model, "encoders", ())
@@ -19,6 +19,8 @@ class Joint(Method):
             raise ValueError(
                 "joint training takes all modalities of the model: build it with those you want"
             )
+        if self.settings.mixup:
+            raise ValueError("mixup is for methods that train one modality at a time: give mixup 0")
         return [Stage(tuple(self.modalities), self.settings.epochs)]
 
     def parameters(self, stage: Stage) -> list[nn.Parameter]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.distributions import Beta
 from torch.nn import functional as F
 
 from igm.methods.base import Batch, Method, Stage
@@ -29,4 +31,25 @@ class Unimodal(Method):
 
     def loss(self, stage: Stage, batch: Batch) -> Tensor:
         (name,) = stage.modalities
-        return F.cross_entropy(self.model[name](batch[name]), batch["label"])  # Eq. 1
+        x, y = batch[name], batch["label"]
+        if not self.settings.mixup:
+            return F.cross_entropy(self.model[name](x), y)  # Eq. 1
+        lam, partner = draw_mixup(self.settings.mixup, len(y))
+        logits = self.model[name](mix(x, lam, partner))
+        return mixed_cross_entropy(logits, y, lam, partner)
+
+
+def draw_mixup(alpha: float, n: int) -> tuple[float, Tensor]:
+    """One mixing weight lambda ~ Beta(alpha, alpha) for a batch, and the partner (n,) of each of its samples."""
+    return Beta(alpha, alpha).sample().item(), torch.randperm(n)
+
+
+def mix(x: Tensor, lam: float, partner: Tensor) -> Tensor:
+    """lambda x + (1 - lambda) x[partner], (n, ...) (Zhang et al., ICLR 2018)."""
+    return torch.lerp(x[partner.to(x.device)], x, lam)
+
+
+def mixed_cross_entropy(logits: Tensor, y: Tensor, lam: float, partner: Tensor) -> Tensor:
+    """lambda L(y) + (1 - lambda) L(y[partner]): the loss that goes with ``mix``."""
+    other = F.cross_entropy(logits, y[partner.to(y.device)])
+    return lam * F.cross_entropy(logits, y) + (1 - lam) * other

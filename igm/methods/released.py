@@ -1,0 +1,55 @@
+r"""One step as the authors' code takes it, where the paper has SAM.
+
+With mixed inputs and labels (mixup, weight lambda) and a share r, ``flat_ratio``:
+
+    L_mix   = lambda L(y) + (1 - lambda) L(y')           at the mixed input, by the whole network
+    eps     = rho g / ||g||,  g = grad L_mix             each tensor by its own norm
+    theta  <- theta + eps                                and never moved back
+    L_flat  = L(y)                                       the head alone, at the old features, labels not mixed
+    g       = grad ((1 - r) L_mix + r L_flat)            the gradient that is stepped along
+
+Where rho is so small that eps rounds away, both losses are taken at one point, and their sum is a mixup loss again:
+
+    (1 - r) L_mix + r L(y) = lambda' L(y) + (1 - lambda') L(y'),     lambda' = r + (1 - r) lambda
+
+so one backward pass gives the same gradient. Without mixup it is the plain gradient of Eq. 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from igm.methods.base import Batch, Method, Stage
+from igm.methods.unimodal import draw_mixup, mix, mixed_cross_entropy
+from igm.sam import SAM, perturb
+
+NO_PERTURBATION = 1e-10  # up to here eps changes fewer than one float32 weight in ten thousand
+
+
+def released_gradient(method: Method, stage: Stage, batch: Batch, optimizer: SAM) -> Tensor:
+    """Leaves the gradient above in ``.grad``; returns its loss. ``optimizer`` has rho and the norm."""
+    (name,) = stage.modalities
+    network, settings = method.model[name], method.settings
+    x, y, r = batch[name], batch["label"], settings.flat_ratio
+    lam, partner = draw_mixup(settings.mixup, len(y)) if settings.mixup else (1.0, None)
+    fast = settings.fast and optimizer.rho <= NO_PERTURBATION
+    optimizer.zero_grad()
+    with method.autocast():
+        z = network.encoder(x if partner is None else mix(x, lam, partner))
+        loss = _loss(network.head(z), y, r + (1 - r) * lam if fast else lam, partner)
+        if not fast:
+            moved = [p for p in network.parameters() if p.requires_grad]
+            gradients = torch.autograd.grad(loss, moved, retain_graph=True)
+            # In place and behind autograd's back, so the backward pass below meets the moved weights.
+            perturb(moved, gradients, optimizer.rho, optimizer.adaptive, optimizer.norm)
+            loss = (1 - r) * loss + r * F.cross_entropy(network.head(z), y)
+    method.backward(loss)
+    return loss
+
+
+def _loss(logits: Tensor, y: Tensor, lam: float, partner: Tensor | None) -> Tensor:
+    if partner is None:
+        return F.cross_entropy(logits, y)
+    return mixed_cross_entropy(logits, y, lam, partner)

@@ -1,0 +1,183 @@
+"""The files of a run. At every moment of a crash the folder holds the last good state, and nothing half written.
+
+    run.json            settings, seed, versions; at the end the results and the history; "status" says how it stands
+    metrics.csv         the history as a table, a row an epoch, written after each
+    model.safetensors   the selected weights, once the run is complete
+    checkpoint.pt       while it runs: all that the next epoch needs
+    best-0007.safetensors   while it runs: the weights of the best epoch so far, the seventh
+
+Each file is written under a temporary name, forced to the disk and renamed. The checkpoint is loaded as tensors,
+numbers and strings only (``weights_only``): a pickle from elsewhere cannot run code here.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy
+import torch
+from safetensors import SafetensorError
+
+RECORD, METRICS, WEIGHTS = "run.json", "metrics.csv", "model.safetensors"
+CHECKPOINT = "checkpoint.pt"
+
+
+def new_folder(folder: str | Path, record: Mapping) -> Path:
+    """Makes the folder of a run with its run.json in it, both or neither.
+
+    Raises:
+        FileExistsError: it is there already; a run is never overwritten.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(
+            f"{folder} is there already and is not overwritten: give another folder as --out, "
+            f"or go on with it: --resume {folder}"
+        )
+    nursery = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    nursery.mkdir(parents=True)
+    write_json(nursery / RECORD, record)
+    os.replace(nursery, folder)
+    _sync(folder.parent)
+    return folder
+
+
+def write(path: Path, save: Callable[[str], object]) -> None:
+    """Writes a file by ``save(name)`` so that its name always stands for a whole file, the old one or the new one.
+
+    Raises:
+        OSError: it could not be written, e.g. as the disk is full; the old file is still there.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        save(str(partial))
+        _sync(partial)
+        os.replace(partial, path)
+        _sync(path.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OSError(
+            f"cannot write {path}: {reason}. Make room or give another folder; what was written before "
+            "is still good"
+        ) from error
+
+
+def write_json(path: Path, content: Mapping) -> None:
+    text = json.dumps(content, indent=1) + "\n"
+    write(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+
+
+def write_metrics(path: Path, history: Sequence[Mapping]) -> None:
+    """The history as a table; an entry that is a dict by prediction gives a column each, such as "valid fused"."""
+
+    def save(name: str) -> None:
+        rows = [dict(_columns(row)) for row in history]
+        with open(name, "w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+
+    write(path, save)
+
+
+def read_record(folder: str | Path) -> dict:
+    """run.json of a run's folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not a run's record.
+    """
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: give the folder of a run of igm train")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["settings"]["seed"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: it is not the record of a run") from error
+    return record
+
+
+def save_checkpoint(folder: Path, state: Mapping) -> None:
+    write(folder / CHECKPOINT, lambda name: torch.save(dict(state), name))
+
+
+def load_checkpoint(folder: Path) -> dict | None:
+    """What ``save_checkpoint`` wrote, on the CPU, or None where there is no checkpoint yet.
+
+    Raises:
+        ValueError: the file is damaged, or holds more than tensors, numbers and strings.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged or was not written by igm train: remove it to begin the run anew"
+        ) from error
+
+
+def clear_checkpoint(folder: Path, keep: str | None = None) -> None:
+    """Removes the weights of earlier best epochs and, with nothing to keep, the checkpoint."""
+    for path in folder.glob("best-*.safetensors"):
+        if path.name != keep:
+            path.unlink()
+    if keep is None:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        for path in folder.glob("*.partial"):  # of a crash before
+            path.unlink()
+
+
+def versions() -> dict[str, str]:
+    """Of the software that decides the numbers."""
+    import igm
+
+    found = {"igm": igm.__version__, "python": platform.python_version()}
+    return found | {"torch": torch.__version__, "numpy": numpy.__version__}
+
+
+@cache
+def commit() -> str | None:
+    """The git commit of this code, with "+changes" where the checkout differs from it; None outside a checkout."""
+    package = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", package, *words], capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    try:
+        if not git("ls-files", Path(__file__).name):
+            return None  # installed inside some other project's checkout
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _columns(row: Mapping):
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key} {name}", entry) for name, entry in value.items())
+        else:
+            yield key, value
+
+
+def _sync(path: Path | str) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
