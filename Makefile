@@ -19,7 +19,7 @@ unexport MPLBACKEND # notebooks draw inline, whatever the shell prefers
 # The book's networks are tiny: one thread each is as fast as two, and kernels side by side do not fight.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help book test notebooks studies lint format clean
+.PHONY: help book test bench notebooks studies lint format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -50,6 +50,9 @@ test: $(READY) lint ## lint, library, book, notebooks, pages
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg $(NOTEBOOKS)
 	@echo "== the pages"
 	@BOOK_BUILT=1 $(BIN)/python -m pytest -q tests/test_book.py
+
+bench: $(READY) ## measure speed and memory as ratios, into tests/bench.json
+	@$(BIN)/python tests/bench.py
 
 notebooks: $(READY) ## run every notebook in place: what it stores is what it gave
 	@set -e; for notebook in $(NOTEBOOKS); do echo "== $$notebook"; \
