@@ -119,6 +119,16 @@ class Devices:
             p.grad = part.view_as(p).clone() if anywhere else None
 
     @torch.no_grad()
+    def same_weights(self, model: nn.Module) -> None:
+        """Gives all processes the first one's parameters and buffers."""
+        if self.state is None:
+            return
+        from accelerate.utils import broadcast
+
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.copy_(broadcast(tensor))
+
+    @torch.no_grad()
     def average_buffers(self, model: nn.Module) -> None:
         """Gives all processes the mean of their floating buffers, such as BatchNorm's running statistics."""
         if self.state is None:

@@ -130,7 +130,8 @@ def train(
         raise ValueError("tensorboard needs a folder for the run: give out")
     settings = replace(settings, modalities=_modalities(settings, model, data["train"]))
     devices = Devices(settings.device, settings.precision)
-    trainer = kind(model.to(devices.device), settings.modalities, settings)
+    devices.same_weights(model.to(devices.device))
+    trainer = kind(model, settings.modalities, settings)
     trainer.autocast, trainer.backward = devices.autocast, devices.backward
     trainer.total = devices.total
     settings = replace(trainer.settings, precision=devices.precision)
@@ -472,7 +473,7 @@ def _step_gradient(
     for shard in shards:
         part = method.gradient(stage, shard, optimizer).detach()
         share = len(shard["label"]) / size
-        if share == 1:  # the whole step: nothing to add up
+        if share == devices.processes == 1:  # the whole step: nothing to add up
             return part
         loss += share * part
         for i, p in enumerate(parameters):

@@ -149,6 +149,58 @@ def test_hooks_are_gone_after_the_block(two_batches):
     assert not layer._forward_pre_hooks
 
 
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("statistic", ["batch-mean", "sample"])
+def test_two_collections_add_up_to_one(two_batches, statistic, center):
+    layer = nn.Linear(5, 3)
+    whole, first, second = (FeatureCovariance({"fc": layer}, statistic, center) for _ in range(3))
+    for covariance, parts in [
+        (whole, two_batches),
+        (first, two_batches[:1]),
+        (second, two_batches[1:]),
+    ]:
+        with covariance:
+            for z in parts:
+                layer(z)
+    restored = FeatureCovariance({"fc": layer}, statistic, center)
+    restored.load_state_dict(first.state_dict())
+    restored.add(second)
+    assert torch.allclose(restored.matrices["fc"], whole.matrices["fc"], atol=1e-12)
+    empty = FeatureCovariance({"fc": layer}, statistic, center)
+    empty.add(whole)
+    assert torch.equal(empty.matrices["fc"], whole.matrices["fc"])
+
+
+def test_reduce_takes_the_sums_over_processes_and_leaves_out_what_nobody_saw(two_batches):
+    # Another process that saw the same inputs twice: every sum is three times ours.
+    layers = {"fc": nn.Linear(5, 3), "unused": nn.Linear(5, 3)}
+    with FeatureCovariance(layers, "sample", center=True) as covariance:
+        for z in two_batches:
+            layers["fc"](z)
+    before = covariance.matrices["fc"]
+    asked = []
+
+    def total(sums):
+        asked.append(sums)
+        return 3 * sums
+
+    covariance.reduce(total)
+    assert torch.allclose(covariance.matrices["fc"], 3 * before)
+    assert covariance.matrices.keys() == {"fc"}
+    assert len(asked) == 6  # three sums a layer, the unused one too: the others may have seen it
+
+
+def test_the_memory_is_one_sum_a_layer_whatever_the_number_of_samples():
+    layer = nn.Linear(5, 3)
+    held = []
+    for batches in (1, 50):
+        with FeatureCovariance({"fc": layer}, "sample") as covariance:
+            for _ in range(batches):
+                layer(torch.randn(8, 5))
+        held.append([sums["fc"].shape for sums in (covariance._outer, covariance._sum)])
+    assert held[0] == held[1] == [(5, 5), (5,)]
+
+
 def test_a_layer_without_input_has_no_matrix():
     with FeatureCovariance({"fc": nn.Linear(2, 2)}) as covariance:
         pass

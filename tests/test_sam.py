@@ -216,3 +216,48 @@ def test_a_scheduler_changes_the_learning_rate_of_both(bowl):
     optimizer.step(closure_for(optimizer, lambda: quadratic(w, A)))
     scheduler.step()
     assert optimizer.base_optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+def test_per_tensor_norms_move_every_tensor_by_rho():
+    a = nn.Parameter(torch.tensor([3.0, 4.0]))
+    b = nn.Parameter(torch.tensor([100.0]))
+    c = nn.Parameter(torch.tensor([1.0]))
+    optimizer = SAM(torch.optim.SGD([a, b, c], lr=0.1), rho=0.5, norm="tensor")
+    seen = []
+
+    def closure():
+        optimizer.zero_grad()
+        seen.append([p.detach().clone() for p in (a, b, c)])
+        loss = (a.square().sum() + b.square().sum()) / 2 + 0.0 * c.sum()
+        loss.backward()
+        return loss
+
+    optimizer.gradient(closure)
+    moved = [after - before for before, after in zip(*seen)]
+    assert torch.allclose(moved[0], torch.tensor([0.3, 0.4]))
+    assert moved[1].item() == pytest.approx(0.5)
+    assert moved[2].item() == 0.0  # its gradient is zero
+    assert torch.equal(a.detach(), torch.tensor([3.0, 4.0]))
+
+
+def test_an_unknown_norm_is_named():
+    with pytest.raises(ValueError, match="unknown norm 'layer': use one of all, tensor"):
+        SAM(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), rho=0.1, norm="layer")
+
+
+@pytest.mark.parametrize(("rho", "share"), [(1e-15, 0.0), (1e-10, 1e-3), (1e-2, 1.0)])
+def test_in_float32_the_papers_radius_moves_next_to_nothing(rho, share):
+    """The share of the weights of a paper head that differ at theta + eps*."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 64), nn.Linear(64, 6))
+    start = torch.cat([p.detach().flatten() for p in model.parameters()])
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=rho)
+    x, y, seen = torch.rand(12, 512), torch.randint(6, (12,)), []
+
+    def loss():
+        seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        return nn.functional.cross_entropy(model(x), y)
+
+    optimizer.gradient(closure_for(optimizer, loss))
+    changed = (seen[1] != start).float().mean().item()
+    assert changed > 0.9 if share == 1.0 else changed <= share
