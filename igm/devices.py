@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +81,9 @@ class Devices:
 
     def autocast(self) -> AbstractContextManager:
         """Around a computation of the loss; weights and gradients stay float32."""
-        kind = AUTOCAST.get(self.precision)
-        return torch.autocast(self.device.type, kind, enabled=kind is not None)
+        if self.precision == "no":
+            return nullcontext()
+        return torch.autocast(self.device.type, AUTOCAST[self.precision])
 
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()

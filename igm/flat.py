@@ -206,14 +206,22 @@ def modify_gradients(layers: Mapping[str, nn.Module], matrices: Mapping[str, Ten
             continue
         _check_layer(name, layer)
         grad = layer.weight.grad
-        flat = grad.reshape(len(grad), -1)  # (out, d)
-        T = matrices[name]
-        if T.shape != (flat.shape[1], flat.shape[1]):
-            raise ValueError(
-                f"layer {name!r} takes {flat.shape[1]} inputs, its matrix is {tuple(T.shape)}: "
-                "collect the covariance from a layer of the same size"
-            )
-        grad.copy_((flat @ T.to(flat)).reshape(grad.shape))  # Eq. 5; W is stored out x in
+        grad.copy_(modified(name, grad, matrices[name]))  # Eq. 5
+
+
+def modified(name: str, gradient: Tensor, T: Tensor) -> Tensor:
+    """T applied to the weight gradient of a layer, which is stored out x in: (out, ...) -> (out, ...) (Eq. 5).
+
+    Raises:
+        ValueError: T, (d, d), does not fit the layer, which has that name.
+    """
+    flat = gradient.reshape(len(gradient), -1)  # (out, d)
+    if T.shape != (flat.shape[1], flat.shape[1]):
+        raise ValueError(
+            f"layer {name!r} takes {flat.shape[1]} inputs, its matrix is {tuple(T.shape)}: "
+            "collect the covariance from a layer of the same size"
+        )
+    return (flat @ T.to(flat)).reshape(gradient.shape)
 
 
 def _check_layer(name: str, layer: nn.Module) -> None:

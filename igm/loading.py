@@ -96,7 +96,13 @@ def _load(
     places = _Places(
         len(dataset), [s for entry in plan for s in entry], generator, seed is not None
     )
-    loader = DataLoader(samples, batch_sampler=places, generator=generator, collate_fn=collate)
+    loader = DataLoader(
+        samples,
+        batch_sampler=places,
+        generator=generator,
+        collate_fn=collate,
+        pin_memory=torch.device(device).type == "cuda",
+    )
     stream = iter(loader)
     for entry in plan:
         yield [

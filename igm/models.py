@@ -56,7 +56,7 @@ class Unimodal(nn.Module):
             raise ValueError(
                 f"no module {scope!r} for the scope: use one of {', '.join(names[1:])}"
             )
-        below = names[names.index(scope) :]
+        below = set(names[names.index(scope) :])
         layers = {
             name: layer
             for name, layer in self.named_modules()

@@ -155,11 +155,12 @@ def perturb(
     directions = torch._foreach_mul(gradients, sizes) if adaptive else gradients
     norms = torch.stack(torch._foreach_norm(directions))  # (tensors,)
     if norm == "all":
-        norms = torch.linalg.vector_norm(norms).expand_as(norms)
-    scales = torch.where(norms == 0, 0, rho / norms)  # no `if`: a GPU would have to wait for it
+        norms = torch.linalg.vector_norm(norms)  # ()
+    scale = torch.where(norms == 0, 0, rho / norms)  # no `if`: a GPU would have to wait for it
     if adaptive:
         directions = torch._foreach_mul(directions, sizes)
-    torch._foreach_add_(weights, torch._foreach_mul(directions, list(scales.unbind())))
+    steps = torch._foreach_mul(directions, scale if norm == "all" else list(scale.unbind()))
+    torch._foreach_add_(weights, steps)
 
 
 @contextmanager

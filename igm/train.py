@@ -212,7 +212,9 @@ class _Loop:
         self.choose(row)
         ended = len(run.history) == len(self.plan) or self.plan[len(run.history)][0] != number
         if ended:
-            if settings.from_best:  # the next stage goes on from there, and T is taken there
+            if (
+                settings.from_best and self.best
+            ):  # the next stage goes on from there, T is taken there
                 run.model.load_state_dict(self.best)
             share = batches(self.data["train"], settings.batch_size, None, *self.devices.place)
             run.method.end_stage(stage, share)
@@ -277,7 +279,7 @@ class _Loop:
             return
         split = "test" if settings.select == "test" else "valid"
         score = row[_entry(split, settings.score)]["fused"]
-        if score <= self.best_score:
+        if not score > self.best_score:  # nor where it is NaN
             return
         self.best_score = score
         self.best = deepcopy(run.model.state_dict())

@@ -35,7 +35,7 @@ def run(condition: str, seed: int) -> dict[str, float]:
     model = igm.build_model(data["train"].shapes, 10, shared_head=heads == "shared", seed=seed)
     options = dict(SETTINGS["train"], rho=SETTINGS["rho"] if with_sam else 0.0)
     if tau is not None:
-        options["tau"] = tau
+        options |= {"tau": tau, "statistic": "batch-mean"}
     trained = igm.train(model, data, method, seed=seed, device="cpu", progress=False, **options)
     return {name: score["accuracy"] for name, score in trained.results["test"].items()}
 

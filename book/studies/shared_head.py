@@ -72,7 +72,7 @@ def run(condition: str, seed: int) -> dict[str, float]:
         seed=seed,
         device="cpu",
         progress=False,
-        **(MATRICES[name] or {}),
+        **({"statistic": "batch-mean"} | (MATRICES[name] or {})),
         **SETTINGS["train"],
     )
     epochs = SETTINGS["train"]["epochs"]

@@ -1,0 +1,300 @@
+"""Compares finished runs: groups of seeds, their means, and their differences paired by seed.
+
+Runs that differ in nothing but the seed form a group. The score of a group is its mean over the seeds, with
+Student's 95 % interval. Two groups are compared on the seeds that both have: with delta_s the difference at seed s,
+
+    mean of delta_s  ±  t_(0.975, n-1) std(delta_s) / sqrt(n)
+
+where what the two runs of a seed share, such as their first weights, cancels. Each interval is one comparison at
+95 %; among many comparisons, some intervals exclude 0 by chance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+
+from igm.metrics import points
+from igm.runs import RECORD, read_record, write
+
+# What of a record a run found out, and where. The rest says how it was made: the settings, and notes on the data.
+FINDINGS = (
+    "status",
+    "best_epoch",
+    "why",
+    "results",
+    "history",
+    "wall_seconds",
+    "device",
+    "versions",
+    "commit",
+)
+# The notes that are not on the data but on the networks.
+MODEL_NOTES = ("model", "shared_head")
+# Settings that a method does not read: they tell no two runs of it apart.
+IN_ROUNDS = ("rounds", "stage_epochs")
+IN_IGM = (
+    "variant",
+    "tau",
+    "gm",
+    "scope",
+    "statistic",
+    "center",
+    "cumulative",
+    "flat_ratio",
+    "fast",
+)
+UNREAD = {
+    "joint": IN_ROUNDS + IN_IGM,
+    "unimodal": IN_ROUNDS + IN_IGM,
+    "alternating": IN_IGM,
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``compare`` found.
+
+    ``groups`` is name -> seed -> score, in the order of the folders; the first group is the one that the others are
+    compared with. ``data`` names the options by which the groups' data differ: a difference between such groups is
+    not one of methods alone.
+    """
+
+    score: str
+    output: str
+    split: str
+    groups: dict[str, dict[int, float]]
+    data: list[str]
+
+    @property
+    def what(self) -> str:
+        """E.g. "accuracy of fused on test"."""
+        return f"{self.score} of {self.output} on {self.split}"
+
+    @property
+    def differences(self) -> dict[str, dict[int, float]]:
+        """group -> seed -> its score minus the first group's, on the seeds that both have."""
+        reference, *others = self.groups.values()
+        names = list(self.groups)[1:]
+        return {
+            name: {seed: x - reference[seed] for seed, x in group.items() if seed in reference}
+            for name, group in zip(names, others, strict=True)
+        }
+
+
+def compare(
+    folders: Iterable[str | Path],
+    score: str = "accuracy",
+    output: str = "fused",
+    split: str = "test",
+) -> Comparison:
+    """Reads run folders, groups them over the seeds and names each group by what sets it apart.
+
+    A setting that a method does not read (tau of alternating training) neither splits nor names a group. A
+    ``data_seed`` that follows the seed in every run of a group does not split it.
+
+    Args:
+        folders: of runs, as ``igm.train`` writes them with ``out``.
+        score: accuracy, macro_f1 or map.
+        output: a modality, or "fused".
+        split: test or valid.
+
+    Raises:
+        FileNotFoundError: a folder is not there or has no run.json.
+        ValueError: no folder, one given twice, two runs of one group with the same seed, or a record that is damaged,
+            of an unfinished run, or without the score asked for.
+    """
+    runs = []
+    for folder in map(Path, folders):
+        if folder.resolve() in [run.folder.resolve() for run in runs]:
+            raise ValueError(f"{folder} is given twice: give each run once")
+        runs.append(_read(folder, score, output, split))
+    if not runs:
+        raise ValueError("no run to compare: give the folders of one or more")
+    groups = _group(runs)
+    differing = _differing([group[0].options for group in groups])
+    scores = {}
+    for group in groups:
+        scores[_name(group[0], differing)] = _by_seed(group)
+    notes = {name for run in runs for name in run.data}
+    return Comparison(score, output, split, scores, [name for name in differing if name in notes])
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """The comparison as text: a line a group in %, then a line a difference from the first group in points."""
+    first, *others = comparison.groups
+    width = max(len("group"), *map(len, comparison.groups))
+    lines = [
+        f"{comparison.what}, in %: mean over the seeds ± half-width of its 95 % interval",
+        "",
+        f"{'group':{width}}{'seeds':>7}  {'mean':14}lowest to highest",
+    ]
+    for name, by_seed in comparison.groups.items():
+        x = list(by_seed.values())
+        mean = points(x) if len(x) > 1 else f"{100 * x[0]:.1f}"
+        lines.append(
+            f"{name:{width}}{len(x):>7}  {mean:14}{100 * min(x):.1f} to {100 * max(x):.1f}"
+        )
+    if others:
+        lines += ["", f"minus {first}, in points, paired by seed"]
+    for name, by_seed in comparison.differences.items():
+        delta = list(by_seed.values())
+        if len(delta) > 1:
+            found = points(delta, signed=True)
+        elif delta:
+            found = f"{100 * delta[0]:+.1f} (one seed in common: no interval)"
+        else:
+            found = "no seed in common: no difference"
+        lines.append(f"{name:{width}}{len(delta):>7}  {found}")
+    if comparison.data:
+        lines += [
+            "",
+            f"The data of the groups differ ({', '.join(comparison.data)}): "
+            "this does not compare methods alone.",
+        ]
+    return "\n".join(lines)
+
+
+def plot_comparison(comparison: Comparison, path: str | Path) -> None:
+    """Draws the groups, and beside them their differences from the first one, into a new PNG or SVG file.
+
+    Raises:
+        ValueError: the name ends in neither .png nor .svg.
+        FileExistsError: the file is there already.
+        OSError: it could not be written.
+    """
+    from matplotlib.figure import Figure
+
+    from igm.plots import plot_seeds  # matplotlib is slow to load
+
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in (".png", ".svg"):
+        raise ValueError(
+            f"a figure is written as .png or .svg, got {path}: end its name in one of these"
+        )
+    if path.exists():
+        raise FileExistsError(f"{path} is there already and is not overwritten: give another name")
+
+    differences = {name: d for name, d in comparison.differences.items() if d}
+    panels = 2 if differences else 1
+    height = 1 + 0.6 * len(comparison.groups)
+    figure = Figure(figsize=(6 * panels, height), layout="constrained")
+    left, *right = figure.subplots(1, panels, squeeze=False)[0]
+    plot_seeds(_percent(comparison.groups), f"{comparison.what} (%)", left)
+    for ax in right:
+        first = next(iter(comparison.groups))
+        plot_seeds(_percent(differences), fill(f"minus {first} (points)", 60), ax)
+        ax.axvline(0, color="#666666", linewidth=1)
+    write(path, lambda name: figure.savefig(name, format=kind[1:], dpi=150))
+
+
+@dataclass
+class _Run:
+    folder: Path
+    seed: int
+    options: dict  # settings and notes, but for the seed, the device and what is None
+    data: list[str]  # which of them are notes on the data
+    score: float
+
+
+def _read(folder: Path, score: str, output: str, split: str) -> _Run:
+    file = folder / RECORD
+    record = read_record(folder)
+    settings = record["settings"]
+    status = record.get("status", "complete")
+    if status != "complete":
+        raise ValueError(
+            f"{file}: this run is not complete ({status}): go on with --resume {folder}, or leave it out"
+        )
+    value = record.get("results")
+    for kind, name in (("split", split), ("output", output), ("score", score)):
+        there = list(value) if isinstance(value, dict) else []
+        if name not in there:
+            raise ValueError(
+                f"{file} has no {kind} {name!r}: use one that all runs have, here {', '.join(there) or 'none'}"
+            )
+        value = value[name]
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(
+            f"{file}: the {score} of {output} on {split} is {value}: leave this run out"
+        )
+    notes = {name: x for name, x in record.items() if name not in ("settings", *FINDINGS)}
+    options = {
+        name: x
+        for name, x in (settings | notes).items()
+        if name not in ("seed", "device") and x is not None
+    }
+    data = [name for name in notes if name not in MODEL_NOTES]
+    return _Run(folder, settings["seed"], options, data, value)
+
+
+def _group(runs: Sequence[_Run]) -> list[list[_Run]]:
+    """The runs that differ in the seed only, group by group, in the order in which they came."""
+    if len({run.options.get("data_seed") for run in runs}) > 1:
+        for group in _equal(runs, but="data_seed"):
+            if all(run.options.get("data_seed") == run.seed for run in group):
+                for run in group:
+                    run.options["data_seed"] = "as seed"
+    return _equal(runs)
+
+
+def _equal(runs: Sequence[_Run], but: str | None = None) -> list[list[_Run]]:
+    """Runs whose options are equal, as far as their methods read them and ``but`` for one."""
+    groups: list[tuple[dict, list[_Run]]] = []
+    for run in runs:
+        read = {name: x for name, x in run.options.items() if name != but and _reads(run, name)}
+        for options, members in groups:
+            if options == read:  # 20 and 20.0 are one tau
+                members.append(run)
+                break
+        else:
+            groups.append((read, [run]))
+    return [members for _, members in groups]
+
+
+def _reads(run: _Run, name: str) -> bool:
+    return name not in UNREAD.get(run.options["method"], ())
+
+
+def _by_seed(group: Sequence[_Run]) -> dict[int, float]:
+    """seed -> score, in the order of the seeds."""
+    of_seed: dict[int, _Run] = {}
+    for run in group:
+        if run.seed in of_seed:
+            raise ValueError(
+                f"{of_seed[run.seed].folder} and {run.folder} have the same settings and the same seed, {run.seed}: "
+                "leave one of them out"
+            )
+        of_seed[run.seed] = run
+    return {seed: of_seed[seed].score for seed in sorted(of_seed)}
+
+
+def _differing(groups: Sequence[Mapping]) -> list[str]:
+    """The options that have more than one value over the groups."""
+    names = dict.fromkeys(name for options in groups for name in options)
+    return [n for n in names if any(options.get(n) != groups[0].get(n) for options in groups)]
+
+
+def _name(run: _Run, differing: Sequence[str]) -> str:
+    """The method, and the options in which the groups differ, e.g. "igm, tau 20"."""
+    shown = [n for n in differing if n != "method" and n in run.options and _reads(run, n)]
+    return ", ".join([run.options["method"], *(f"{n} {_shown(run.options[n])}" for n in shown)])
+
+
+def _shown(value) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name} {_shown(x)}" for name, x in value.items())
+    if isinstance(value, list):
+        return "+".join(map(_shown, value)) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value).removesuffix(".0")
+
+
+def _percent(groups: Mapping[str, Mapping[int, float]]) -> dict[str, list[float]]:
+    """The scores in %, by the name in short lines."""
+    return {fill(name, 28): [100 * x for x in group.values()] for name, group in groups.items()}
