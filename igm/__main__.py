@@ -16,14 +16,13 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
-from safetensors.torch import load_model
 
 from igm.compare import compare, comparison_table, plot_comparison
 from igm.datasets import DATASETS, load_splits
 from igm.devices import Devices
 from igm.methods import find_method
 from igm.models import build_model
-from igm.runs import WEIGHTS, read_record
+from igm.runs import WEIGHTS, load_weights, read_record
 from igm.settings import Settings
 from igm.train import Run, evaluate, train
 
@@ -64,15 +63,13 @@ def evaluate_command(options: Namespace) -> int:
         )
     model, data = _model_of(record, options.data_root)
     settings = record["settings"]
-    load_model(model, Path(options.run) / WEIGHTS)
-    device = Devices(options.device).device
-    trainer = find_method(settings["method"])(
-        model.to(device), settings["modalities"], Settings(**settings)
-    )
+    load_weights(Path(options.run) / WEIGHTS, model)
+    devices = Devices(options.device, settings["precision"])
+    model.to(devices.device)
+    method = find_method(settings["method"])(model, settings["modalities"], Settings(**settings))
+    method.autocast = devices.autocast
     results = {
-        split: evaluate(
-            lambda batch: trainer.predict(batch), data[split], settings["fusion"], device
-        )
+        split: evaluate(method.logits, data[split], settings["fusion"], devices.device)
         for split in ("valid", "test")
     }
     print(score_table(results))
@@ -133,9 +130,9 @@ def _resume(options: Namespace) -> int:
 
 def _model_of(record: Mapping, data_root: str | None = None):
     """The untrained model of a run and its data."""
-    notes = {name: record.get(name) for name in DATA_OPTIONS}
-    if notes["data"] is None:
+    if not all(name in record for name in DATA_OPTIONS):
         raise ValueError("this run was not begun by igm train: go on with it in Python")
+    notes = {name: record[name] for name in DATA_OPTIONS}
     if data_root:
         notes["data_root"] = data_root
     return _model_and_data(notes, record["settings"]["modalities"], record["settings"]["seed"])

@@ -13,18 +13,23 @@ numbers and strings only (``weights_only``): a pickle from elsewhere cannot run 
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import os
-import pickle
 import platform
+import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_model, save_file
+from torch import nn
 
 RECORD, METRICS, WEIGHTS = "run.json", "metrics.csv", "model.safetensors"
 CHECKPOINT = "checkpoint.pt"
@@ -42,10 +47,17 @@ def new_folder(folder: str | Path, record: Mapping) -> Path:
             f"{folder} is there already and is not overwritten: give another folder as --out, "
             f"or go on with it: --resume {folder}"
         )
-    nursery = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    nursery.mkdir(parents=True)
-    write_json(nursery / RECORD, record)
-    os.replace(nursery, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.partial*"):  # of a crash before
+        shutil.rmtree(left)
+    nursery = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    nursery.mkdir()
+    try:
+        write_json(nursery / RECORD, record)
+        os.replace(nursery, folder)
+    except BaseException:
+        shutil.rmtree(nursery, ignore_errors=True)
+        raise
     _sync(folder.parent)
     return folder
 
@@ -101,7 +113,7 @@ def read_record(folder: str | Path) -> dict:
         raise FileNotFoundError(f"{path} is not there: give the folder of a run of igm train")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        record["settings"]["seed"]
+        record["settings"]["seed"], record["settings"]["method"], record["status"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: it is not the record of a run") from error
     return record
@@ -121,10 +133,42 @@ def load_checkpoint(folder: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch.load does not look at the checksums
+                raise ValueError("a checksum is wrong")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or "history" not in state:
+            raise ValueError("not a checkpoint of a run")
+        return state
+    except Exception as error:  # a damaged file can raise anything
+        raise foreign(path) from error
+
+
+def foreign(path: Path) -> ValueError:
+    """The error for a checkpoint that cannot be used."""
+    return ValueError(
+        f"{path} is damaged or was not written by igm train: remove it to begin the run anew"
+    )
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """The model's parameters and buffers, those that it holds under several names (a shared head) once.
+
+    ``safetensors.torch.load_model`` reads such a file. Its ``save_model`` would choose another of the names each time.
+    """
+    named = chain(model.named_parameters(), model.named_buffers())
+    once = {name for name, _ in named}
+    tensors = {name: x.contiguous() for name, x in model.state_dict().items() if name in once}
+    write(path, lambda name: save_file(tensors, name, metadata={"format": "pt"}))
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Raises ValueError: the file is damaged or missing, or the weights are those of another model."""
+    try:
+        load_model(model, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(
-            f"{path} is damaged or was not written by igm train: remove it to begin the run anew"
+            f"{path} is damaged, missing or of another model: restore it, or begin another run"
         ) from error
 
 

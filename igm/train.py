@@ -8,17 +8,18 @@ end of an epoch needs no state of theirs.
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import (
@@ -156,14 +157,12 @@ def train(
         desc=settings.method,
         unit="epoch",
     )
-    with untouched_generators(), bar, loop.tensorboard(tensorboard) as board:
+    with untouched_generators(), bar, loop.tensorboard(tensorboard):
         try:
             while len(run.history) < len(loop.plan):
                 row = loop.epoch()
                 bar.set_postfix(modality=row["modality"], loss=f"{row['loss']:.3f}")
                 bar.update()
-                if board:
-                    _add_scalars(board, row, len(run.history))
             loop.finish()
         except FloatingPointError as error:
             run.status = f"failed: {error}"
@@ -185,6 +184,7 @@ class _Loop:
         self.optimizers: dict[str, tuple[SAM, LRScheduler]] = {}  # kept from round to round
         self.best: dict | None = None  # the weights of run.best_epoch
         self.best_score = float("-inf")
+        self.board = None  # a writer for TensorBoard
         self.before = 0.0  # seconds that the run took before it was resumed
         self.started = time.perf_counter()
 
@@ -218,6 +218,8 @@ class _Loop:
                 run.model.load_state_dict(self.best)
             share = batches(self.data["train"], settings.batch_size, None, *self.devices.place)
             run.method.end_stage(stage, share)
+        if self.board:
+            _add_scalars(self.board, row, len(run.history))
         self.write_checkpoint()
         return row
 
@@ -235,9 +237,15 @@ class _Loop:
                 loss = _step_gradient(method, stage, size, shards, optimizer, devices)
                 losses.add(loss, [shard["index"] for shard in shards])
                 devices.step(optimizer.base_optimizer, settings.clip)
-            return losses.mean()
+            mean = losses.mean()
+            if not self.finite():
+                raise FloatingPointError(math.nan, [], losses.last())
+            return mean
         except FloatingPointError as error:
             raise FloatingPointError(self.blame(stage, done, *error.args)) from None
+
+    def finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.run.model.parameters())
 
     def optimizer(self, stage: Stage) -> tuple[SAM, LRScheduler]:
         """The optimiser inside SAM (rho = 0 makes it plain), and the schedule of its learning rate."""
@@ -264,12 +272,8 @@ class _Loop:
         run, devices = self.run, self.devices
         run.model.eval()
 
-        def predict(batch: dict) -> dict[str, Tensor]:
-            with devices.autocast():
-                return {name: z.float() for name, z in run.method.predict(batch).items()}
-
-        place = devices.place
-        return evaluate(predict, self.data[split], run.settings.fusion, *place, devices.gather)
+        data, fusion = self.data[split], run.settings.fusion
+        return evaluate(run.method.logits, data, fusion, *devices.place, devices.gather)
 
     def choose(self, row: dict) -> None:
         """Keeps the weights of this epoch where it is the best so far."""
@@ -294,24 +298,29 @@ class _Loop:
         run = self.run
         if self.best is not None:
             run.model.load_state_dict(self.best)
+        seed_everything(derive_seed(run.settings.seed, "results"))
         run.results = {split: self.evaluate(split) for split in self.data if split != "train"}
         run.model.eval()
         run.status = "complete"
         if run.folder and self.devices.main:
-            runs.write(run.folder / runs.WEIGHTS, lambda name: save_model(run.model, name))
+            runs.write_metrics(run.folder / runs.METRICS, run.history)
+            runs.save_weights(run.folder / runs.WEIGHTS, run.model)
         self.write_record()
         if run.folder and self.devices.main:
             runs.clear_checkpoint(run.folder)
         self.devices.wait()
 
     def blame(self, stage: Stage, done: int, loss: float, samples: list, before: list) -> str:
-        """What to say of a loss that is not finite, on these samples, after a step on those before."""
-        text = (
-            f"the loss of {stage.name} became {loss} in epoch {done + 1}, on the samples {samples}"
-        )
-        finite = all(torch.isfinite(p).all() for p in self.run.model.parameters())
-        if before and not finite:
-            text += f", perhaps by the gradient of the step before, on {before}"
+        """What to say of a loss that is not finite, on these samples, or of weights after the step on those before."""
+        if samples:
+            text = f"the loss of {stage.name} became {loss} in epoch {done + 1}, on the samples {samples}"
+            if before and not self.finite():
+                text += f", perhaps by the gradient of the step before, on {before}"
+        else:
+            text = (
+                f"the weights of {stage.name} became {loss} in the last step of epoch {done + 1}, by the "
+                f"gradient on the samples {before}"
+            )
         text += ": try a smaller lr or rho, or look at these samples"
         if self.run.folder and self.run.history:
             path = self.run.folder / runs.CHECKPOINT
@@ -332,23 +341,31 @@ class _Loop:
 
     def resume(self, folder: Path) -> None:
         run, record = self.run, runs.read_record(folder)
-        now = self.notes | {"sizes": run.sizes}
-        now |= {k: v for k, v in asdict(run.settings).items() if k not in ON_A_MACHINE}
-        begun = record | record["settings"]
-        for name, value in now.items():
-            if begun.get(name) != value:
-                raise ValueError(
-                    f"{folder} was begun with {name} {begun.get(name)}, not {value}: give the same, "
-                    "or begin another run"
-                )
+        # As they come back from a file, so that a tuple is the list that it was written as.
+        now, notes = json.loads(json.dumps([run.record(), self.notes]))
+        for given, begun in (
+            (now["settings"], record["settings"]),
+            ({"sizes": now["sizes"]}, {"sizes": record.get("sizes")}),
+            (notes, {k: v for k, v in record.items() if k not in now}),
+        ):
+            for name in given | begun:
+                if name not in ON_A_MACHINE and given.get(name) != begun.get(name):
+                    raise ValueError(
+                        f"{folder} was begun with {name} {begun.get(name)}, not {given.get(name)}: "
+                        "give the same, or begin another run"
+                    )
         run.folder = folder
         if record["status"] == "complete":
-            load_model(run.model, folder / runs.WEIGHTS)
+            runs.load_weights(folder / runs.WEIGHTS, run.model)
             run.model.eval()
             for name in ("status", "history", "best_epoch", "why", "results", "wall_seconds"):
                 setattr(run, name, record[name])
-        elif (state := runs.load_checkpoint(folder)) is not None:
+            if self.devices.main:
+                runs.clear_checkpoint(folder)  # a crash may have come between
+            return
+        if (state := runs.load_checkpoint(folder)) is not None:
             self.load_state_dict(state)
+        self.write_record()  # it may have said that the run failed
 
     def write_checkpoint(self) -> None:
         """After every epoch: best weights first, then the checkpoint that names them, then what it replaces goes."""
@@ -356,7 +373,7 @@ class _Loop:
         if folder is None or not self.devices.main:
             return
         if self.run.best_epoch == len(self.run.history) and self.best is not None:
-            self._write_best(folder)
+            runs.save_weights(folder / self._best_name(), self.run.model)
         runs.save_checkpoint(folder, self.state_dict())
         runs.clear_checkpoint(folder, keep=self._best_name())
         runs.write_metrics(folder / runs.METRICS, self.run.history)
@@ -386,39 +403,40 @@ class _Loop:
     def load_state_dict(self, state: Mapping) -> None:
         run = self.run
         run.history, run.best_epoch, run.why = state["history"], state["best_epoch"], state["why"]
-        self.before, self.best_score = state["wall_seconds"], state["best_score"]
-        path = run.folder / self._best_name()
         if run.settings.select != "last":
-            load_model(run.model, path)
+            runs.load_weights(run.folder / self._best_name(), run.model)
             self.best = deepcopy(run.model.state_dict())
-        run.model.load_state_dict(state["model"])
-        stages = {stage.name: stage for _, stage in self.plan[: len(run.history)]}
-        for name, states in state["optimizers"].items():
-            optimizer, schedule = self.optimizer(stages[name])
-            schedule.load_state_dict(states["schedule"])
-            optimizer.load_state_dict(states["optimizer"])
-        if state["scaler"]:
-            self.devices.scaler.load_state_dict(state["scaler"])
-        run.method.load_state_dict(state["method"])
+        try:
+            self.before, self.best_score = state["wall_seconds"], state["best_score"]
+            run.model.load_state_dict(state["model"])
+            stages = {stage.name: stage for _, stage in self.plan[: len(run.history)]}
+            for name, states in state["optimizers"].items():
+                optimizer, schedule = self.optimizer(stages[name])
+                schedule.load_state_dict(states["schedule"])
+                optimizer.load_state_dict(states["optimizer"])
+            if state["scaler"]:
+                self.devices.scaler.load_state_dict(state["scaler"])
+            run.method.load_state_dict(state["method"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise runs.foreign(run.folder / runs.CHECKPOINT) from error
 
     def _best_name(self) -> str:
         return f"best-{self.run.best_epoch:04}.safetensors"
 
-    def _write_best(self, folder: Path) -> None:
-        """The model holds the best weights just now, unless a stage that ended has taken them from ``best``."""
-        model = self.run.model
-        runs.write(folder / self._best_name(), lambda name: save_model(model, name))
-
-    def tensorboard(self, wanted: bool):
-        """A writer for TensorBoard as a context, or None."""
+    @contextmanager
+    def tensorboard(self, wanted: bool) -> Iterator[None]:
+        """Inside, the epochs are written for TensorBoard, too."""
         if not (wanted and self.devices.main):
-            return nullcontext()
+            yield
+            return
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ValueError("tensorboard is not installed: pip install tensorboard") from error
         folder = self.run.folder / "tensorboard"
-        return closing(SummaryWriter(str(folder), purge_step=len(self.run.history) + 1))
+        self.board = SummaryWriter(str(folder), purge_step=len(self.run.history) + 1)
+        with closing(self.board):
+            yield
 
 
 class _Losses:
@@ -452,6 +470,10 @@ class _Losses:
         if rest := len(self.losses) % self.every:
             self.check(rest)
         return torch.stack(self.losses).mean().item()
+
+    def last(self) -> list:
+        """The samples of the last step."""
+        return self._of(len(self.samples) - 1)
 
     def _of(self, step: int) -> list:
         return self.devices.gather([i for part in self.samples[step] for i in part.tolist()])
@@ -557,6 +579,7 @@ def _add_scalars(board, row: Mapping, epoch: int) -> None:
                 board.add_scalar(f"{key}/{name}", entry, epoch)
         elif key in ("loss", "lr"):
             board.add_scalar(f"{key}/{row['modality']}", value, epoch)
+    board.flush()  # or a crash takes the last minutes along
 
 
 def _modalities(settings: Settings, model: nn.Module, dataset: Dataset) -> list[str]:

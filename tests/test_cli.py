@@ -1,12 +1,17 @@
 """The command line: what it prints and writes, and one clear line for each mistake."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
+from igm import build_model, load_dataset, train
 from igm.__main__ import main
 
 TINY = {
@@ -112,6 +117,194 @@ def test_methods_and_models(igm, options, outputs):
     code, out, _ = igm(*arguments(**options))
     assert code == 0
     assert [name for split, name in scores_in(out) if split == "test"] == outputs
+
+
+# ---------------------------------------------------------------- going on with a run
+
+
+def test_a_run_that_was_killed_goes_on_from_the_shell(igm, tmp_path):
+    options = {"epochs": 20, "rounds": 2}
+    _, table, _ = igm(*arguments(out="whole", **options))
+    shell = dict(cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True)
+    shell |= dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run = [sys.executable, "-m", "igm", "train"]
+    with subprocess.Popen(run + arguments(out="killed", **options)[1:], **shell) as child:
+        while not (tmp_path / "killed" / "checkpoint.pt").exists() and child.poll() is None:
+            time.sleep(0.002)
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+    record = json.loads((tmp_path / "killed" / "run.json").read_text())
+    assert (record["status"], record["results"]) == ("running", {})
+    done = subprocess.run([*run, "--resume", "killed"], **shell)
+    assert done.returncode == 0, done.stderr
+    assert scores_in(done.stdout) == scores_in(table)
+    assert "saved in killed" in done.stdout
+    whole, killed = contents(tmp_path / "whole"), contents(tmp_path / "killed")
+    for record in (whole["run.json"], killed["run.json"]):
+        del record["wall_seconds"], record["commit"]
+    assert killed == whole
+
+
+def contents(folder) -> dict:
+    """The files of a run: bytes, and run.json as what it says."""
+    files = {f.name: f.read_bytes() for f in folder.iterdir()}
+    return files | {"run.json": json.loads(files["run.json"])}
+
+
+@pytest.fixture
+def finished(igm, tmp_path):
+    """The folder "run" of a finished run."""
+    assert igm(*arguments(out="run"))[0] == 0
+    return tmp_path / "run"
+
+
+def edit(folder, **entries) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | entries))
+
+
+def test_a_finished_run_reports_again(igm, finished):
+    before = contents(finished)
+    code, out, _ = igm("train", "--resume", "run", "--device", "cpu")
+    assert code == 0
+    results = before["run.json"]["results"]
+    for (split, name), (accuracy, *_) in scores_in(out).items():
+        assert accuracy == pytest.approx(results[split][name]["accuracy"], abs=6e-4)
+    assert len(scores_in(out)) == 6
+    assert f"best epoch {before['run.json']['best_epoch']} of 4" in out
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["nowhere"], ["nowhere/run.json is not there", "give the folder of a run"]),
+        (["run", "--lr", "0.5"], ["--resume takes the options of the run", "leave --lr out"]),
+        (["run", "--epochs", "40"], ["leave --epochs out, or begin another run"]),
+        (["run", "--samples", "50"], ["leave --samples out"]),
+        (["run", "--out", "other"], ["leave --out out"]),
+        (["run", "--config", "config.json"], ["--resume takes the options of the run"]),
+    ],
+    ids=" ".join,
+)
+def test_a_run_goes_on_with_its_own_options_only(igm, finished, tmp_path, words, parts):
+    (tmp_path / "config.json").write_text('{"lr": 0.5}')
+    before = contents(finished)
+    check_mistake(igm("train", "--resume", *words), parts)
+    assert contents(finished) == before
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["config.json", "run"]
+
+
+BEGUN_IN_PYTHON = ["was not begun by igm train", "go on with it in Python"]
+
+
+@pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("notes", "parts"),
+    [
+        ({}, BEGUN_IN_PYTHON),
+        # FAILS: KeyError: 'data_root' for train, and evaluate takes it for its own
+        ({"data": "mfeat"}, BEGUN_IN_PYTHON),
+    ],
+    ids=str,
+)
+def test_a_run_that_was_begun_in_python_is_refused(igm, command, notes, parts):
+    data = {s: load_dataset("mfeat", split=s, samples=60) for s in ("train", "valid", "test")}
+    options = dict(modalities=["fou", "kar"], epochs=2, device="cpu", progress=False)
+    train(build_model(data["train"].shapes, 10), data, out="run", notes=notes, **options)
+    check_mistake(igm(*command, "run"), parts)
+
+
+# ---------------------------------------------------------------- evaluate
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"method": "joint", "model": "concat"},
+        {"shared_head": True, "fusion": "entropy", "noise": {"fou": 2.0}, "data_seed": 3},
+        {"modalities": ["kar"], "method": "unimodal"},
+        # FAILS: evaluate computes in float32
+        {"precision": "bf16", "epochs": 20, "lr": 0.05},
+    ],
+    ids=str,
+)
+def test_evaluate_prints_the_table_of_train(igm, tmp_path, options):
+    code, trained, err = igm(*arguments(out="run", **options))
+    assert code == 0, err
+    before = contents(tmp_path / "run")
+    code, out, err = igm("evaluate", "run", "--device", "cpu")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == trained.splitlines()[:-1]
+    assert len(scores_in(out)) >= 2
+    assert contents(tmp_path / "run") == before
+
+
+def test_evaluate_reads_the_weights_of_the_run(igm, finished):
+    other = arguments(out="other", seed=1)
+    assert igm(*other)[0] == 0
+    table = igm("evaluate", "run")[1]
+    os.replace("other/model.safetensors", "run/model.safetensors")
+    assert igm("evaluate", "run")[1] != table
+
+
+@pytest.mark.parametrize("status", ["running", "failed: the loss of fou became nan"])
+def test_evaluate_waits_for_the_end_of_a_run(igm, finished, status):
+    edit(finished, status=status)
+    check_mistake(
+        igm("evaluate", "run"), [f"run is not finished ({status})", "igm train --resume run"]
+    )
+
+
+@pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", '{"status": "complete", "sett'),
+        ("run.json", "[1, 2]"),
+        ("run.json", '{"weight": 80}'),
+        # FAILS: KeyError: 'status'
+        ("run.json", '{"settings": {"seed": 0}}'),
+        # FAILS: a SafetensorError
+        ("model.safetensors", "weights"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(igm, finished, command, file, content):
+    (finished / file).write_text(content)
+    check_mistake(igm(*command, "run"), [f"run/{file} is damaged"])
+
+
+# ---------------------------------------------------------------- compare
+
+
+def test_two_methods_on_two_seeds_are_compared(igm, tmp_path):
+    scores = {}
+    for method in ("igm", "alternating"):
+        for seed in (0, 1):
+            options = {"method": method, "seed": seed, "shared_head": True, "epochs": 6}
+            assert igm(*arguments(out=f"{method}{seed}", **options))[0] == 0
+            record = json.loads((tmp_path / f"{method}{seed}" / "run.json").read_text())
+            scores[method, seed] = 100 * record["results"]["test"]["fused"]["accuracy"]
+    folders = ["igm0", "igm1", "alternating0", "alternating1"]
+    code, out, err = igm("compare", *folders, "--plot", "figure.png")
+    assert (code, err) == (0, "")
+    means = {m: np.mean([scores[m, 0], scores[m, 1]]) for m in ("igm", "alternating")}
+    assert "accuracy of fused on test" in out
+    for method, mean in means.items():
+        assert re.search(rf"^{method}.* 2  {mean:.1f} ± ", out, re.M), out
+    delta = means["alternating"] - means["igm"]
+    assert re.search(rf"^alternating.* 2  {delta:+.1f} ± ", out, re.M), out
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+    macro_f1 = igm(
+        "compare", *folders, "--score", "macro_f1", "--output", "kar", "--split", "valid"
+    )
+    assert macro_f1[0] == 0 and "macro_f1 of kar on valid" in macro_f1[1]
+    edit(tmp_path / "igm1", status="running")
+    check_mistake(igm("compare", *folders), ["igm1/run.json", "not complete (running)"])
+    check_mistake(igm("compare", "igm0", "igm0"), ["igm0 is given twice"])
+    check_mistake(igm("compare", "nowhere"), ["nowhere/run.json is not there"])
 
 
 # ---------------------------------------------------------------- configuration files

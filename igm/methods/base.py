@@ -87,6 +87,11 @@ class Method:
         """Logits (n, c) of each trained modality."""
         return {name: self.model[name](batch[name]) for name in self.modalities}
 
+    def logits(self, batch: Batch) -> dict[str, Tensor]:
+        """What is evaluated: ``predict`` in the run's precision, its result in float32."""
+        with self.autocast():
+            return {name: z.float() for name, z in self.predict(batch).items()}
+
     def loss(self, stage: Stage, batch: Batch) -> Tensor:
         raise NotImplementedError
 
