@@ -65,7 +65,7 @@ def evaluate_command(options: Namespace) -> int:
     settings = record["settings"]
     load_weights(Path(options.run) / WEIGHTS, model)
     devices = Devices(options.device, settings["precision"])
-    model.to(devices.device)
+    model.to(devices.device).eval()
     method = find_method(settings["method"])(model, settings["modalities"], Settings(**settings))
     method.autocast = devices.autocast
     results = {

@@ -40,7 +40,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from igm.sam import perturb
+from igm.sam import perturbation
 from igm.seeds import derive_seed
 
 Loss = Callable[..., Tensor]  # (what the model returns, labels (n,)) -> the batch's mean loss
@@ -254,8 +254,8 @@ def worst_case_loss(
             for step in range(steps):
                 if step:
                     gradient = _gradient(model, weights, batches, loss)
-                weights = {name: w.clone() for name, w in weights.items()}
-                perturb(list(weights.values()), list(gradient.values()), rho)  # Eq. 7
+                eps = perturbation(list(theta.values()), list(gradient.values()), rho)  # Eq. 7
+                weights = {name: w + e for (name, w), e in zip(weights.items(), eps)}
                 weights = _project(weights, theta, rho)
                 seen.append(_mean_loss(model, weights, batches, loss))
                 if not np.isfinite(seen[-1]):

@@ -125,6 +125,32 @@ def plot_stages(
     return ax
 
 
+def plot_surface(
+    surface: Sequence[Sequence[float]],
+    alphas: Sequence[float],
+    betas: Sequence[float],
+    label: str = "loss",
+    levels: int | Sequence[float] = 15,
+    ax: Axes | None = None,
+) -> Axes:
+    """Filled contours of a function over a plane; a cross marks the centre, (0, 0).
+
+    Args:
+        surface: (len(alphas), len(betas)), e.g. from ``igm.landscape.loss_surface``.
+        levels: how many contours, or where: give the same ones to surfaces that are to be compared.
+    """
+    ax = ax or plt.subplots(figsize=(4.6, 3.8))[1]
+    z = np.asarray(surface).T  # matplotlib has a row for each y
+    beyond = "neither" if np.ndim(levels) == 0 else "both"
+    filled = ax.contourf(alphas, betas, z, levels=levels, cmap="cividis", extend=beyond)
+    ax.contour(filled, colors="white", linewidths=0.5)
+    ax.plot(0, 0, "+", color="white", markersize=12, markeredgewidth=2)
+    ax.figure.colorbar(filled, ax=ax, label=label)
+    ax.set(xlabel="alpha", ylabel="beta", aspect="equal")
+    ax.grid(False)
+    return ax
+
+
 def _series_style(i: int) -> dict:
     """Colour, marker and line of the i-th series; they come round again after the last."""
     n = len(COLOURS)

@@ -126,31 +126,29 @@ def sam_gradient(
     with _replayed_generators(parameters):  # afterwards the second pass draws the same masks
         loss = closure().detach()
     moved = [p for p in parameters if p.grad is not None]
-    weights = [p.detach().clone() for p in moved]
-    perturb(moved, [p.grad for p in moved], rho, adaptive, norm)
+    if not moved:
+        return loss
+    weights = [p.data for p in moved]
+    elsewhere = perturbation(weights, [p.grad for p in moved], rho, adaptive, norm)
+    torch._foreach_add_(elsewhere, weights)  # theta + eps*; theta itself is only put aside
     try:
+        _hold(moved, elsewhere)
         with frozen_batchnorm_statistics():
             closure()  # grad L(theta + eps*), Eq. 8
     finally:
-        with torch.no_grad():
-            torch._foreach_copy_(moved, weights)
+        _hold(moved, weights)
     return loss
 
 
 @torch.no_grad()
-def perturb(
-    parameters: Sequence[nn.Parameter],
+def perturbation(
+    weights: Sequence[Tensor],
     gradients: Sequence[Tensor],
     rho: float,
     adaptive: bool = False,
     norm: str = "all",
-) -> None:
-    """theta <- theta + eps* (Eq. 7), in place. Where the gradient is zero there is no direction: eps* = 0."""
-    if not parameters:
-        return
-    weights = [
-        p.data for p in parameters
-    ]  # outside autograd's version count: see methods/released.py
+) -> list[Tensor]:
+    """eps* of Eq. 7, a new tensor for each weight. Where the gradient is zero there is no direction: eps* = 0."""
     sizes = torch._foreach_abs(weights) if adaptive else None
     directions = torch._foreach_mul(gradients, sizes) if adaptive else gradients
     norms = torch.stack(torch._foreach_norm(directions))  # (tensors,)
@@ -159,8 +157,7 @@ def perturb(
     scale = torch.where(norms == 0, 0, rho / norms)  # no `if`: a GPU would have to wait for it
     if adaptive:
         directions = torch._foreach_mul(directions, sizes)
-    steps = torch._foreach_mul(directions, scale if norm == "all" else list(scale.unbind()))
-    torch._foreach_add_(weights, steps)
+    return list(torch._foreach_mul(directions, scale if norm == "all" else list(scale.unbind())))
 
 
 @contextmanager
@@ -181,6 +178,11 @@ def frozen_batchnorm_statistics() -> Iterator[None]:
         handle.remove()
         for module in frozen:
             module.track_running_stats = True
+
+
+def _hold(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor]) -> None:
+    for p, tensor in zip(parameters, tensors, strict=True):
+        p.data = tensor
 
 
 @contextmanager

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from igm.metrics import interval
-from igm.plots import COLOURS, LINES, MARKERS, plot_lines, plot_pairs, plot_seeds, plot_stages
+from igm.plots import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    plot_lines,
+    plot_pairs,
+    plot_seeds,
+    plot_stages,
+    plot_surface,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +57,21 @@ def test_plot_stages_marks_where_a_stage_ends():
     assert [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 2] == [2.5]
     named = [(text.get_text(), text.xy[0]) for text in ax.texts]
     assert named == [("a", 1.5), ("b", 3.5)]
+
+
+def test_plot_surface_draws_alpha_to_the_right_and_marks_the_centre():
+    alphas, betas = np.linspace(-1, 1, 9), np.linspace(-0.5, 0.5, 5)
+    surface = 10 * alphas[:, None] + 0 * betas  # grows with alpha alone
+    ax = plot_surface(surface, alphas, betas, label="error", levels=[-5.0, 0.0, 5.0])
+    filled, lines = ax.collections
+    assert filled.levels.tolist() == lines.levels.tolist() == [-5, 0, 5]
+    at_zero = lines.get_paths()[1].vertices  # the contour of 0 is the line alpha = 0
+    assert np.allclose(at_zero[:, 0], 0)
+    assert (at_zero[:, 1].min(), at_zero[:, 1].max()) == pytest.approx((-0.5, 0.5))
+    assert len(filled.get_paths()) == 4  # and what lies beyond the levels is filled, too
+    assert [line.get_xydata().tolist() for line in ax.lines] == [[[0, 0]]]
+    assert ax.get_aspect() == 1
+    assert plt.gcf().axes[1].get_ylabel() == "error"
 
 
 def test_plot_pairs_shows_both_modalities():

@@ -9,7 +9,7 @@ from igm.datasets import load_splits
 SETTINGS = {
     "samples": 800,
     "noise": {"image": 2.0, "audio": 1.5},
-    "train": {"epochs": 20, "rounds": 5, "lr": 0.02, "batch_size": 32, "device": "cpu"},
+    "train": {"epochs": 40, "rounds": 2, "lr": 0.02, "batch_size": 32, "device": "cpu"},
 }
 METHODS = {  # name -> settings
     "joint": {"method": "joint"},

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from igm.methods.base import Batch, Method, Stage
 from igm.methods.unimodal import draw_mixup, mix, mixed_cross_entropy
-from igm.sam import SAM, perturb
+from igm.sam import SAM, perturbation
 
 NO_PERTURBATION = 1e-10  # up to here eps changes fewer than one float32 weight in ten thousand
 
@@ -42,8 +42,15 @@ def released_gradient(method: Method, stage: Stage, batch: Batch, optimizer: SAM
         if not fast:
             moved = [p for p in network.parameters() if p.requires_grad]
             gradients = torch.autograd.grad(loss, moved, retain_graph=True)
-            # In place and behind autograd's back, so the backward pass below meets the moved weights.
-            perturb(moved, gradients, optimizer.rho, optimizer.adaptive, optimizer.norm)
+            weights = [
+                p.data for p in moved
+            ]  # in place and behind autograd's back: the backward pass
+            radius = (
+                optimizer.rho,
+                optimizer.adaptive,
+                optimizer.norm,
+            )  # below meets the moved weights
+            torch._foreach_add_(weights, perturbation(weights, gradients, *radius))
             loss = (1 - r) * loss + r * F.cross_entropy(network.head(z), y)
     method.backward(loss)
     return loss
