@@ -15,14 +15,23 @@ from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 
+import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from igm.compare import compare, comparison_table, plot_comparison
 from igm.datasets import DATASETS, load_splits
 from igm.devices import Devices
+from igm.landscape import (
+    hessian_eigenvalues,
+    hessian_trace,
+    loss_surface,
+    random_direction,
+    worst_case_loss,
+)
+from igm.loading import batches
 from igm.methods import find_method
-from igm.models import build_model
-from igm.runs import WEIGHTS, load_weights, read_record
+from igm.models import LateFusion, build_model
+from igm.runs import WEIGHTS, load_weights, read_record, write, write_json
 from igm.settings import Settings
 from igm.train import Run, evaluate, train
 
@@ -56,23 +65,49 @@ def train_command(options: Namespace) -> int:
 
 def evaluate_command(options: Namespace) -> int:
     """Scores the weights of a finished run on its data, or on other data of the same kind."""
-    record = read_record(options.run)
-    if record["status"] != "complete":
-        raise ValueError(
-            f"{options.run} is not finished ({record['status']}): igm train --resume {options.run}"
-        )
-    model, data = _model_of(record, options.data_root)
-    settings = record["settings"]
-    load_weights(Path(options.run) / WEIGHTS, model)
-    devices = Devices(options.device, settings["precision"])
-    model.to(devices.device).eval()
-    method = find_method(settings["method"])(model, settings["modalities"], Settings(**settings))
-    method.autocast = devices.autocast
+    method, data, device = _finished(options)
     results = {
-        split: evaluate(method.logits, data[split], settings["fusion"], devices.device)
+        split: evaluate(method.logits, data[split], method.settings.fusion, device)
         for split in ("valid", "test")
     }
     print(score_table(results))
+    return 0
+
+
+def landscape_command(options: Namespace) -> int:
+    """Draws the loss around the weights of a finished run, and prints how sharp it is there."""
+    method, data, device = _finished(options)
+    if options.points < 2 or not options.radius > 0:
+        raise ValueError("a landscape needs 2 points or more and a radius above 0")
+    name, dataset = options.output, data[options.split]
+    if name != "fused" and not (isinstance(method.model, LateFusion) and name in method.modalities):
+        raise ValueError(f"unknown output {name!r}: give fused, or a modality of late fusion")
+    stem = Path(options.run) / f"landscape-{name}-{options.split}"
+    if stem.with_suffix(".json").exists():
+        raise FileExistsError(f"{stem}.json is there already and is not overwritten: move it away")
+    network = method.model if name == "fused" else method.model[name]
+    pairs = [
+        (batch if name == "fused" else batch[name], batch["label"])
+        for batch in batches(dataset, 256, None, device)
+    ]
+    axis = torch.linspace(-options.radius, options.radius, options.points).tolist()
+    directions = [random_direction(network, seed) for seed in (0, 1)]
+    surface = loss_surface(network, pairs, directions, axis, axis)
+    rhos = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2]
+    found = {
+        "hessian_eigenvalue": hessian_eigenvalues(network, pairs)[0].item(),
+        "hessian_trace": hessian_trace(network, pairs),
+        "worst_case_loss": dict(
+            zip(map(str, rhos), worst_case_loss(network, pairs, rhos).tolist())
+        ),
+    }
+    _draw_surface(stem.with_suffix(".png"), axis, surface)
+    write_json(stem.with_suffix(".json"), found | {"axis": axis, "loss_surface": surface.tolist()})
+    print(f"largest eigenvalue of the Hessian {found['hessian_eigenvalue']:.3g}")
+    print(f"trace of the Hessian {found['hessian_trace']:.3g}")
+    for rho, loss in found["worst_case_loss"].items():
+        print(f"loss at SAM's perturbation of rho {rho:5} {loss:.4f}")
+    print(f"saved in {stem}.json and {stem}.png")
     return 0
 
 
@@ -98,7 +133,12 @@ def score_table(results: Mapping) -> str:
     return "\n".join(lines)
 
 
-COMMANDS = {"train": train_command, "evaluate": evaluate_command, "compare": compare_command}
+COMMANDS = {
+    "train": train_command,
+    "evaluate": evaluate_command,
+    "compare": compare_command,
+    "landscape": landscape_command,
+}
 DATA_OPTIONS = ("data", "data_root", "samples", "noise", "data_seed", "model", "shared_head")
 
 
@@ -136,6 +176,33 @@ def _model_of(record: Mapping, data_root: str | None = None):
     if data_root:
         notes["data_root"] = data_root
     return _model_and_data(notes, record["settings"]["modalities"], record["settings"]["seed"])
+
+
+def _finished(options: Namespace):
+    """The method of a finished run with its trained model in evaluation mode, its data, and the device."""
+    record = read_record(options.run)
+    if record["status"] != "complete":
+        raise ValueError(
+            f"{options.run} is not finished ({record['status']}): igm train --resume {options.run}"
+        )
+    model, data = _model_of(record, options.data_root)
+    load_weights(Path(options.run) / WEIGHTS, model)
+    settings = record["settings"]
+    devices = Devices(options.device, settings["precision"])
+    model.to(devices.device).eval()
+    method = find_method(settings["method"])(model, settings["modalities"], Settings(**settings))
+    method.autocast = devices.autocast
+    return method, data, devices.device
+
+
+def _draw_surface(path: Path, axis: list[float], surface: torch.Tensor) -> None:
+    from matplotlib.figure import Figure
+
+    from igm.plots import plot_surface  # matplotlib is slow to load
+
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    plot_surface(surface, axis, axis, ax=figure.subplots())
+    write(path, lambda name: figure.savefig(name, format="png", dpi=150))
 
 
 def _model_and_data(notes: Mapping, modalities: list[str] | None, seed: int):
@@ -266,10 +333,18 @@ def _parser() -> ArgumentParser:
     commands.add_subcommand("train", _train_parser(), help=train_command.__doc__)
 
     evaluation = _new_parser("evaluate")
-    evaluation.add_argument("run", type=str, help="the folder of a run")
-    evaluation.add_argument("--data_root", type=str | None, help="another folder of the same data")
-    evaluation.add_argument("--device", default="auto", help="cpu, cuda, ... or auto")
+    _add_run(evaluation)
     commands.add_subcommand("evaluate", evaluation, help=evaluate_command.__doc__)
+
+    landscape = _new_parser("landscape")
+    _add_run(landscape)
+    landscape.add_argument("--output", default="fused", help="fused, or a modality")
+    landscape.add_argument(
+        "--split", default="valid", choices=["train", "valid", "test"], help="data"
+    )
+    landscape.add_argument("--points", type=int, default=25, help="of each axis")
+    landscape.add_argument("--radius", type=float, default=1.0, help="of the axes, in filter norms")
+    commands.add_subcommand("landscape", landscape, help=landscape_command.__doc__)
 
     comparison = _new_parser("compare")
     comparison.add_argument("runs", nargs="+", type=str, help="the folders of runs")
@@ -279,6 +354,12 @@ def _parser() -> ArgumentParser:
     comparison.add_argument("--plot", type=str | None, help="a new file for a figure, .png or .svg")
     commands.add_subcommand("compare", comparison, help=compare_command.__doc__)
     return parser
+
+
+def _add_run(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="the folder of a run")
+    parser.add_argument("--data_root", type=str | None, help="another folder of the same data")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... or auto")
 
 
 def _new_parser(command: str) -> _Parser:

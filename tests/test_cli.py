@@ -447,3 +447,36 @@ def test_help(igm, words):
         for option in ("--config", "--data_root", "--tau", "--rho", "--out", "--seed"):
             assert option in out
         assert "strength of the gradient modification" in out
+
+
+# ---------------------------------------------------------------- landscape
+
+
+def test_the_landscape_of_a_run(igm, tmp_path):
+    assert igm(*arguments(out="run"))[0] == 0
+    code, out, err = igm("landscape", "run", "--output", "kar", "--points", "3", "--device", "cpu")
+    assert code == 0, err
+    found = json.loads((tmp_path / "run" / "landscape-kar-valid.json").read_text())
+    assert found["axis"] == [-1.0, 0.0, 1.0]
+    surface = found["loss_surface"]
+    assert len(surface) == len(surface[0]) == 3
+    # At the centre, and at rho 0, it is the loss of the saved weights.
+    assert found["worst_case_loss"]["0.0"] == pytest.approx(surface[1][1], rel=1e-5)
+    assert f"trace of the Hessian {found['hessian_trace']:.3g}" in out
+    assert (tmp_path / "run" / "landscape-kar-valid.png").stat().st_size > 1000
+    again = igm("landscape", "run", "--output", "kar", "--points", "3", "--device", "cpu")
+    check_mistake(again, ["landscape-kar-valid.json is there already"])
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--output", "video"], ["unknown output 'video'", "fused, or a modality"]),
+        (["--points", "1"], ["2 points or more"]),
+        (["--radius", "0"], ["a radius above 0"]),
+    ],
+)
+def test_a_landscape_that_cannot_be_drawn(igm, tmp_path, words, parts):
+    assert igm(*arguments(out="run", epochs=1))[0] == 0
+    check_mistake(igm("landscape", "run", "--device", "cpu", *words), parts)
+    assert not list((tmp_path / "run").glob("landscape*"))

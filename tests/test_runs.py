@@ -20,6 +20,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from shutil import copytree
+from threading import RLock
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ import torch
 from safetensors.torch import load_file, load_model
 from torch import nn
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 
 import igm
 from igm import LateFusion, Unimodal, evaluate, paper_head, runs, train
@@ -124,6 +126,7 @@ def fork(work: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
         try:
+            tqdm.set_lock(RLock())  # its own is shared with the parent, which a dead child can lock
             work()
             os._exit(0)
         except BaseException:
