@@ -203,7 +203,6 @@ BEGUN_IN_PYTHON = ["was not begun by igm train", "go on with it in Python"]
     ("notes", "parts"),
     [
         ({}, BEGUN_IN_PYTHON),
-        # FAILS: KeyError: 'data_root' for train, and evaluate takes it for its own
         ({"data": "mfeat"}, BEGUN_IN_PYTHON),
     ],
     ids=str,
@@ -225,7 +224,6 @@ def test_a_run_that_was_begun_in_python_is_refused(igm, command, notes, parts):
         {"method": "joint", "model": "concat"},
         {"shared_head": True, "fusion": "entropy", "noise": {"fou": 2.0}, "data_seed": 3},
         {"modalities": ["kar"], "method": "unimodal"},
-        # FAILS: evaluate computes in float32
         {"precision": "bf16", "epochs": 20, "lr": 0.05},
     ],
     ids=str,
@@ -264,9 +262,7 @@ def test_evaluate_waits_for_the_end_of_a_run(igm, finished, status):
         ("run.json", '{"status": "complete", "sett'),
         ("run.json", "[1, 2]"),
         ("run.json", '{"weight": 80}'),
-        # FAILS: KeyError: 'status'
         ("run.json", '{"settings": {"seed": 0}}'),
-        # FAILS: a SafetensorError
         ("model.safetensors", "weights"),
     ],
 )

@@ -21,10 +21,11 @@ from igm import (
     train,
 )
 from igm.devices import Devices
+from igm.loop import step_gradient
 from igm.methods import IGM, METHODS, VARIANTS, Alternating, Stage
 from igm.methods.unimodal import draw_mixup
 from igm.seeds import derive_seed
-from igm.train import _step_gradient, batches
+from igm.train import batches
 
 QUICK = dict(epochs=4, batch_size=16, select="last", progress=False, device="cpu")
 
@@ -564,12 +565,12 @@ def test_float16_skips_a_step_that_overflowed(networks, tiny):
     (batch,) = batches(tiny["train"], 100, None)
     optimizer = SAM(torch.optim.SGD(run_model["fou"].parameters(), lr=0.1), rho=0.05)
     stage = Stage(("fou",), 1)
-    _step_gradient(method, stage, 100, [batch], optimizer, devices)
+    step_gradient(method, stage, 100, [batch], optimizer, devices)
     devices.step(optimizer.base_optimizer)
     assert not equal(run_model, networks())
     before, scale = copy.deepcopy(run_model), devices.scaler.get_scale()
     method.backward = lambda loss: devices.backward(loss * 1e38)
-    _step_gradient(method, stage, 100, [batch], optimizer, devices)
+    step_gradient(method, stage, 100, [batch], optimizer, devices)
     devices.step(optimizer.base_optimizer, clip=1.0)
     assert equal(run_model, before)
     assert devices.scaler.get_scale() < scale

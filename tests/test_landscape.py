@@ -501,7 +501,8 @@ def test_bad_directions_are_refused(cnn):
     def surface(directions, *axes, **options):
         return loss_surface(model, batches, directions, *axes, progress=False, **options)
 
-    for directions, axes in (([d], (ALPHAS, BETAS)), ([d, d], (ALPHAS,)), (d, (ALPHAS,))):
+    one = {"7.weight": d["7.weight"]}
+    for directions, axes in (([d], (ALPHAS, BETAS)), ([d, d], (ALPHAS,)), (one, (ALPHAS,))):
         with pytest.raises(ValueError, match="directions must be a list of"):
             surface(directions, *axes)
     with pytest.raises(ValueError, match="names 'head'"):
