@@ -121,16 +121,15 @@ def loss_surface(
     grid = grid.to(next(iter(theta.values())))
 
     def loss_at(point: Tensor, inputs, labels: Tensor) -> Tensor:
-        weights = {
-            name: sum((c * d[name] for c, d in zip(point, directions) if name in d), start=weight)
-            for name, weight in theta.items()
-        }
+        weights = dict(theta)
+        for c, direction in zip(point, directions):
+            for name, d in direction.items():
+                weights[name] = torch.addcmul(weights[name], d, c)  # theta + alpha delta_1 ...
         return loss(functional_call(model, weights, (inputs,)), labels)
 
     total, samples = torch.zeros(len(grid), dtype=torch.float64), 0
-    bar = tqdm(disable=not progress, desc="loss surface", unit="point")
-    if hasattr(batches, "__len__"):
-        bar.total = len(batches) * len(grid)
+    passes = len(batches) * len(grid) if hasattr(batches, "__len__") else None
+    bar = tqdm(total=passes, disable=not progress, desc="loss surface", unit="point")
     with _borrowed(model), bar:
         for inputs, labels in _pairs(batches):
             start = 0

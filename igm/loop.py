@@ -238,6 +238,8 @@ class Loop:
             return
         if (state := runs.load_checkpoint(folder)) is not None:
             self.load_state_dict(state)
+            if self.devices.main:
+                runs.write_metrics(folder / runs.METRICS, run.history)
         self.write_record()  # it may have said that the run failed
 
     def write_checkpoint(self) -> None:

@@ -132,16 +132,19 @@ def load_checkpoint(folder: Path) -> dict | None:
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # torch.load does not look at the checksums
+    with open(path, "rb") as file:  # what fails here is not the file's fault
+        try:
+            if (
+                zipfile.ZipFile(file).testzip() is not None
+            ):  # torch.load does not look at the checksums
                 raise ValueError("a checksum is wrong")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or "history" not in state:
-            raise ValueError("not a checkpoint of a run")
-        return state
-    except Exception as error:  # a damaged file can raise anything
-        raise foreign(path) from error
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict) or "history" not in state:
+                raise ValueError("not a checkpoint of a run")
+            return state
+        except Exception as error:  # a damaged file can raise anything
+            raise foreign(path) from error
 
 
 def foreign(path: Path) -> ValueError:

@@ -232,10 +232,10 @@ def interrupted(third_epoch, tmp_path):
 def test_a_run_killed_around_any_file_ends_as_if_nothing_had_happened(whole, data, tmp_path, name):
     moments = (True, False) if name == "igm" else (True,)
     folder, deeds = whole(**RUNS[name])
-    second = deeds.index(("replace", "metrics.csv", 2)) + 1
-    last = deeds.index(("replace", "checkpoint.pt", 5))
-    assert len(deeds[:second]) >= 7 and len(deeds[last:]) >= 5
-    for number, deed in enumerate(deeds[:second] + deeds[last:]):
+    third = deeds.index(("replace", "checkpoint.pt", 3))
+    last = deeds.index(("replace", "checkpoint.pt", 4)) + 1
+    assert len(deeds[:third]) >= 7 and len(deeds[last:]) >= 6
+    for number, deed in enumerate(deeds[:third] + deeds[last:]):
         for before in moments:
             again = tmp_path / f"{number}-{before}" / "run"
             lives_until(deed, before, lambda again=again: go(again, data, **RUNS[name]))
@@ -306,7 +306,7 @@ class Shapes:
 
 def test_nothing_but_the_files_of_a_run_is_left_however_it_was_killed(whole, data, tmp_path):
     folder, deeds = whole()
-    last = deeds.index(("replace", "checkpoint.pt", 5))
+    last = deeds.index(("replace", "checkpoint.pt", 4)) + 1
     for number, deed in enumerate(deeds[:3] + deeds[last:]):
         for before in (True, False):
             again = tmp_path / f"{number}-{before}" / "run"
@@ -459,6 +459,24 @@ def test_a_damaged_checkpoint_is_refused_by_name(interrupted, data):
         assert str(caught.value).startswith(f"{path} is damaged"), damage
     with pytest.raises(ValueError, match=f"{path} is damaged .*: remove it to begin the run anew"):
         go(interrupted, data)
+
+
+# FAILS: it is called damaged, and to remove it is recommended.
+def test_a_good_checkpoint_that_cannot_be_read_just_now_is_not_called_damaged(interrupted):
+    said = interrupted.with_name("said")
+    unlimited = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def life():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1, unlimited[1]))  # no more files can be opened
+        try:
+            runs.load_checkpoint(interrupted)
+        except Exception as error:
+            resource.setrlimit(resource.RLIMIT_NOFILE, unlimited)
+            said.write_text(f"{type(error).__name__}: {error}")
+
+    assert ended(fork(life)) == 0
+    assert said.read_text().startswith("OSError: [Errno 24] Too many open files: ")
+    assert str(interrupted / "checkpoint.pt") in said.read_text()
 
 
 def test_without_the_damaged_checkpoint_the_run_begins_anew(whole, interrupted, data):
