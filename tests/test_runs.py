@@ -352,7 +352,6 @@ def test_the_file_of_the_weights_is_the_same_byte_by_byte(whole, data, tmp_path)
     assert files(tmp_path / "run")["model.safetensors"] == files(whole()[0])["model.safetensors"]
 
 
-# FAILS: they stand where they stood before the first of these kills.
 def test_the_metrics_are_at_most_one_epoch_from_the_checkpoint(data, tmp_path):
     folder = tmp_path / "run"
     for times in (2, 1, 1):  # in the second epoch, the third, the fourth
@@ -461,7 +460,6 @@ def test_a_damaged_checkpoint_is_refused_by_name(interrupted, data):
         go(interrupted, data)
 
 
-# FAILS: it is called damaged, and to remove it is recommended.
 def test_a_good_checkpoint_that_cannot_be_read_just_now_is_not_called_damaged(interrupted):
     said = interrupted.with_name("said")
     unlimited = resource.getrlimit(resource.RLIMIT_NOFILE)
