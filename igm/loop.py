@@ -85,9 +85,8 @@ class Loop:
         self.choose(row)
         ended = len(run.history) == len(self.plan) or self.plan[len(run.history)][0] != number
         if ended:
-            if (
-                settings.from_best and self.best
-            ):  # the next stage goes on from there, T is taken there
+            if settings.from_best and self.best:
+                # Here the next stage goes on, and here T is taken.
                 run.model.load_state_dict(self.best)
             share = batches(self.data["train"], settings.batch_size, None, *self.devices.place)
             run.method.end_stage(stage, share)

@@ -383,7 +383,7 @@ def gpu() -> Entries:
     )
     with FlopCounterMode(display=False) as counter:
         pair()
-    a = torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
+    a = torch.randn(8192, 8192, device=DEVICE, dtype=kind)
     share = counter.get_total_flops() / (2 * len(a) ** 3)
     rows = in_turn([times(20, pair), times(20, lambda: a @ a)])
     yield "gpu_share", spread(share * product / steps for steps, product in rows)
@@ -403,6 +403,11 @@ def about() -> dict:
 
 
 def main(words: Sequence[str] = ()) -> None:
+    groups = [g for g in GROUPS if not words or any(word in g.__name__ for word in words)]
+    if not groups:
+        sys.exit(
+            f"no group {' '.join(words)}: use words of {', '.join(g.__name__ for g in GROUPS)}"
+        )
     record = {"_about": about()}
     if words and RECORD.exists():
         kept = json.loads(RECORD.read_text())
@@ -411,9 +416,7 @@ def main(words: Sequence[str] = ()) -> None:
         record = kept
     print(record["_about"], f"{'':27}{'median':>8}{'min':>8}{'max':>8}{'at most':>9}", sep="\n")
     torch.manual_seed(0)
-    for group in GROUPS:
-        if words and not any(word in group.__name__ for word in words):
-            continue
+    for group in groups:
         torch.set_num_threads(1 if group in SMALL else CORES)
         for name, entry in group():
             record[name] = {key: round(value, 4) for key, value in entry.items()}
