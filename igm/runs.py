@@ -113,10 +113,12 @@ def read_record(folder: str | Path) -> dict:
         raise FileNotFoundError(f"{path} is not there: give the folder of a run of igm train")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        record["settings"]["seed"], record["settings"]["method"], record["status"]
+        record["settings"]["seed"], record["settings"]["method"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: it is not the record of a run") from error
-    return record
+    return {
+        "status": "complete"
+    } | record  # version 0.1.0 wrote it at the end only, without a status
 
 
 def save_checkpoint(folder: Path, state: Mapping) -> None:

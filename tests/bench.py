@@ -375,12 +375,10 @@ def gpu() -> Entries:
         return
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = paper_pair()
+    model, kind = paper_pair(), torch.bfloat16
     batch = random_batch(model.modalities, 64, (1, 257, 188))
-    pair = times(
-        1,
-        *(bare_step(model[n], batch[n], batch["label"], torch.bfloat16) for n in model.modalities),
-    )
+    y = batch["label"]
+    pair = times(1, *(bare_step(model[name], batch[name], y, kind) for name in model.modalities))
     with FlopCounterMode(display=False) as counter:
         pair()
     a = torch.randn(8192, 8192, device=DEVICE, dtype=kind)

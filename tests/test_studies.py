@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,13 +52,19 @@ def test_a_record_is_complete(study):
 
 @pytest.mark.study
 def test_a_recorded_run_can_be_repeated(study):
-    """Within 0.03 for an accuracy or another share, as another processor rounds differently; 10 % beyond 1."""
+    """Within 0.03 for an accuracy or another share (10 % beyond 1), or within the spread over the recorded seeds.
+
+    On average, that is; three times as much for a single number. Another processor rounds differently, and where
+    training is chaotic that is like another seed some epochs later: the same code gave 0.76 on one machine where it had
+    given 0.81 on another. A change that moves a study by less than its seeds do is not seen here.
+    """
     module, record = study
     condition, seed = getattr(module, "RERUN", (module.CONDITIONS[0], module.SEEDS[0]))
     recorded = {
         measure: values[record["seeds"].index(seed)]
         for measure, values in record["results"][condition].items()
     }
+    spreads = {m: np.std(x, ddof=1) for m, x in record["results"][condition].items()}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -65,6 +72,9 @@ def test_a_recorded_run_can_be_repeated(study):
     finally:
         torch.set_num_threads(threads)
     assert repeated.keys() == recorded.keys()
+    distances = []  # in units of what is allowed on average
     for measure, value in recorded.items():
-        tolerance = 0.03 if abs(value) <= 1 else 0.1 * abs(value)
-        assert repeated[measure] == pytest.approx(value, abs=tolerance), measure
+        tolerance = max(spreads[measure], 0.03 if abs(value) <= 1 else 0.1 * abs(value))
+        assert repeated[measure] == pytest.approx(value, abs=3 * tolerance), measure
+        distances.append(abs(repeated[measure] - value) / tolerance)
+    assert sum(distances) / len(distances) <= 1
