@@ -277,7 +277,7 @@ class Loop:
     def load_state_dict(self, state: Mapping) -> None:
         run = self.run
         run.history, run.best_epoch, run.why = state["history"], state["best_epoch"], state["why"]
-        if run.settings.select != "last":
+        if run.settings.select != "last" and run.best_epoch:
             runs.load_weights(run.folder / self._best_name(), run.model)
             self.best = deepcopy(run.model.state_dict())
         try:

@@ -271,6 +271,30 @@ def test_a_damaged_file_is_named_in_one_line(igm, finished, command, file, conte
     check_mistake(igm(*command, "run"), [f"run/{file} is damaged"])
 
 
+OLD = ("method", "modalities", "epochs", "rounds", "batch_size", "lr", "momentum", "weight_decay",
+       "schedule", "tau", "rho", "statistic", "center", "fusion", "select", "seed", "device")  # fmt: skip
+
+
+# FAILS: KeyError: 'precision'
+def test_a_run_of_version_0_1_0_can_be_evaluated(igm, finished):
+    table = igm("evaluate", "run")[1]
+    record = json.loads((finished / "run.json").read_text())
+    for name in ("status", "why", "sizes", "device", "commit"):
+        del record[name]
+    record["settings"] = {name: record["settings"][name] for name in OLD}
+    (finished / "run.json").write_text(json.dumps(record))
+    code, out, err = igm("evaluate", "run")
+    assert (code, out, err) == (0, table, "")
+
+
+# FAILS: TypeError
+@pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"]], ids=" ".join)
+def test_a_run_of_a_version_to_come_is_refused_in_one_line(igm, finished, command):
+    settings = json.loads((finished / "run.json").read_text())["settings"]
+    edit(finished, settings=settings | {"warmup": 3})
+    check_mistake(igm(*command, "run"), ["warmup", "another version of igm"])
+
+
 # ---------------------------------------------------------------- compare
 
 
