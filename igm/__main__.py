@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -151,7 +151,7 @@ def _resume(options: Namespace) -> int:
                 f"--resume takes the options of the run: leave --{name} out, or begin another run"
             )
     record = read_record(options.resume)
-    settings = dict(record["settings"])
+    settings = asdict(_settings_of(record))
     if options.device != defaults["device"]:
         settings["device"] = options.device
     model, data = _model_of(record)
@@ -187,12 +187,23 @@ def _finished(options: Namespace):
         )
     model, data = _model_of(record, options.data_root)
     load_weights(Path(options.run) / WEIGHTS, model)
-    settings = record["settings"]
-    devices = Devices(options.device, settings["precision"])
+    settings = _settings_of(record)
+    devices = Devices(options.device, settings.precision)
     model.to(devices.device).eval()
-    method = find_method(settings["method"])(model, settings["modalities"], Settings(**settings))
+    method = find_method(settings.method)(model, settings.modalities, settings)
     method.autocast = devices.autocast
     return method, data, devices.device
+
+
+def _settings_of(record: Mapping) -> Settings:
+    """The settings of a run; those that it does not have, as one of version 0.1.0, are at their defaults."""
+    known = {field.name for field in fields(Settings)}
+    if unknown := sorted(record["settings"].keys() - known):
+        raise ValueError(
+            f"the run has settings that are not known here ({', '.join(unknown)}): it was made by "
+            "another version of igm, use that one"
+        )
+    return Settings(**record["settings"])
 
 
 def _draw_surface(path: Path, axis: list[float], surface: torch.Tensor) -> None:

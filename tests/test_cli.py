@@ -275,7 +275,6 @@ OLD = ("method", "modalities", "epochs", "rounds", "batch_size", "lr", "momentum
        "schedule", "tau", "rho", "statistic", "center", "fusion", "select", "seed", "device")  # fmt: skip
 
 
-# FAILS: KeyError: 'precision'
 def test_a_run_of_version_0_1_0_can_be_evaluated(igm, finished):
     table = igm("evaluate", "run")[1]
     record = json.loads((finished / "run.json").read_text())
@@ -287,7 +286,6 @@ def test_a_run_of_version_0_1_0_can_be_evaluated(igm, finished):
     assert (code, out, err) == (0, table, "")
 
 
-# FAILS: TypeError
 @pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"]], ids=" ".join)
 def test_a_run_of_a_version_to_come_is_refused_in_one_line(igm, finished, command):
     settings = json.loads((finished / "run.json").read_text())["settings"]
