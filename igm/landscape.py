@@ -91,7 +91,7 @@ def loss_surface(
     chunk: int = 1,
     progress: bool = True,
 ) -> Tensor:
-    """The mean loss at theta + alpha delta (+ beta eta).
+    """The mean loss at theta + alpha delta_1, or at theta + alpha delta_1 + beta delta_2.
 
     Each batch is read once and evaluated at all points of the grid before the next one is read. So give large batches,
     and as few of them as memory allows.
@@ -101,9 +101,9 @@ def loss_surface(
         directions: one for ``alphas``, and another for ``betas``: ``random_direction``, or any name -> tensor
             such as the difference to another model's weights. What a direction does not name stays at theta.
         loss: mean over a batch. The error rate has a surface too: ``lambda z, y: (z.argmax(1) != y).double().mean()``.
-        chunk: points at a time (by vmap); memory grows with it. It pays where starting an operation costs more than the
-            operation. On a CPU 1 is fastest with batches of 256 or more: vmap turns convolutions into slower grouped
-            ones and matrix products gain nothing.
+        chunk: points at a time (by vmap); memory grows with it. It is meant for a GPU, where small operations cost
+            less than starting them. On a CPU 1 is fastest with batches of 256 or more: vmap turns convolutions
+            into slower grouped ones, and matrix products gain nothing.
         progress: show a bar over the points.
 
     Returns:
