@@ -185,9 +185,9 @@ def _finished(options: Namespace):
         raise ValueError(
             f"{options.run} is not finished ({record['status']}): igm train --resume {options.run}"
         )
+    settings = _settings_of(record)
     model, data = _model_of(record, options.data_root)
     load_weights(Path(options.run) / WEIGHTS, model)
-    settings = _settings_of(record)
     devices = Devices(options.device, settings.precision)
     model.to(devices.device).eval()
     method = find_method(settings.method)(model, settings.modalities, settings)

@@ -172,10 +172,8 @@ class Loop:
             run.model.load_state_dict(self.best)
         seed_everything(derive_seed(run.settings.seed, "results"))
         run.results = {split: self.evaluate(split) for split in self.data if split != "train"}
-        run.model.eval()
         run.status = "complete"
         if run.folder and self.devices.main:
-            runs.write_metrics(run.folder / runs.METRICS, run.history)
             runs.save_weights(run.folder / runs.WEIGHTS, run.model)
         self.write_record()
         if run.folder and self.devices.main:
