@@ -13,14 +13,19 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from igm.compare import compare, comparison_table, plot_comparison
-from igm.datasets import DATASETS, load_splits
+from igm.datasets import DATASETS, LAYOUTS, Layout, check_options, find_layout, load_splits
+from igm.datasets.layout import check, check_report, make_sample
+from igm.datasets.preparing import MANIFEST, REPORT, Preparation, report_text
 from igm.devices import Devices
+from igm.files import write, write_json
 from igm.landscape import (
     hessian_eigenvalues,
     hessian_trace,
@@ -31,7 +36,7 @@ from igm.landscape import (
 from igm.loading import batches
 from igm.methods import find_method
 from igm.models import LateFusion, build_model
-from igm.runs import WEIGHTS, load_weights, read_record, write, write_json
+from igm.runs import WEIGHTS, load_weights, read_record
 from igm.settings import Settings
 from igm.train import Run, evaluate, train
 
@@ -39,8 +44,9 @@ from igm.train import Run, evaluate, train
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     parser = _parser()
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        options = parser.parse_args(arguments)
+        options = parser.parse_args(["--cache=false" if w == "--no-cache" else w for w in words])
         return COMMANDS[options.command](options[options.command])
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("IGM_TRACEBACK"):
@@ -57,8 +63,10 @@ def train_command(options: Namespace) -> int:
     find_method(settings["method"])  # before the data is read
     Settings(**settings)
     out = Path(options.out) if options.out else _free_folder(options.data, settings)
-    notes = {name: options[name] for name in DATA_OPTIONS}
+    notes = {name: _plain(options[name]) for name in DATA_OPTIONS}
     model, data = _model_and_data(notes, settings["modalities"], settings["seed"])
+    if held_out := getattr(data["valid"], "notes", None):
+        notes["held_out"] = held_out
     run = train(model, data, out=out, notes=notes, tensorboard=options.tensorboard, **settings)
     return _report(run)
 
@@ -122,6 +130,40 @@ def compare_command(options: Namespace) -> int:
     return 0
 
 
+def prepare_command(options: Namespace) -> int:
+    """Brings a raw download into the layout that training reads; safe to stop, and to run again."""
+    layout = find_layout(options.data)
+    mine = options[options.data].as_dict()
+    raw, out = mine.pop("raw"), mine.pop("out")
+    running = {name: mine.pop(name) for name in ("workers", "strict", "follow_links")}
+    try:
+        with Preparation(layout.name, raw, out, mine, **running) as job:
+            layout.prepare(job, **mine)
+            report = job.finish()
+    except KeyboardInterrupt:
+        print("igm: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(report_text(report))
+    print(f"{report['files']:,} files in {out}; see {REPORT} and {MANIFEST} there")
+    return 0
+
+
+def check_command(options: Namespace) -> int:
+    """Reads all annotations and looks for all files of a data set; exit code 0 if it can be used, else 1."""
+    layout = find_layout(options.data)
+    found = check(layout, options.root, options.full)
+    print(check_report(layout, found))
+    return 0 if found.usable else 1
+
+
+def sample_command(options: Namespace) -> int:
+    """Makes a small synthetic data set, as raw download and in the layout that training reads."""
+    layout, out = find_layout(options.data), Path(options.out)
+    make_sample(layout, out, options.seed)
+    print(f"{layout.name}: raw form in {out / 'raw'}, ready for training in {out / layout.folder}")
+    return 0
+
+
 def score_table(results: Mapping) -> str:
     """The scores of a run, a line for each split and each prediction."""
     lines = [f"{'split':8}{'prediction':14}{'accuracy':>10}{'macro-F1':>10}{'mAP':>8}"]
@@ -138,8 +180,23 @@ COMMANDS = {
     "evaluate": evaluate_command,
     "compare": compare_command,
     "landscape": landscape_command,
+    "prepare": prepare_command,
+    "check": check_command,
+    "sample": sample_command,
 }
-DATA_OPTIONS = ("data", "data_root", "samples", "noise", "data_seed", "model", "shared_head")
+DATA_OPTIONS = {  # what run.json says of data and model, with its defaults
+    "data": "digits",
+    "data_root": None,
+    "samples": None,
+    "noise": None,
+    "data_seed": 0,
+    "reading": None,
+    "cache": True,
+    "model": "late",
+    "network": None,
+    "shared_head": False,
+}
+SINCE_0_2 = ("reading", "cache", "network")  # a run without them did what their defaults do
 
 
 def _resume(options: Namespace) -> int:
@@ -155,7 +212,7 @@ def _resume(options: Namespace) -> int:
     if options.device != defaults["device"]:
         settings["device"] = options.device
     model, data = _model_of(record)
-    notes = {name: record[name] for name in DATA_OPTIONS}
+    notes = {name: record[name] for name in (*DATA_OPTIONS, "held_out") if name in record}
     run = train(
         model,
         data,
@@ -168,14 +225,15 @@ def _resume(options: Namespace) -> int:
     return _report(run)
 
 
-def _model_of(record: Mapping, data_root: str | None = None):
+def _model_of(record: Mapping, data_root: str | None = None, pretrained: bool = True):
     """The untrained model of a run and its data."""
-    if not all(name in record for name in DATA_OPTIONS):
+    if not all(name in record for name in DATA_OPTIONS if name not in SINCE_0_2):
         raise ValueError("this run was not begun by igm train: go on with it in Python")
-    notes = {name: record[name] for name in DATA_OPTIONS}
+    notes = {name: record.get(name, default) for name, default in DATA_OPTIONS.items()}
     if data_root:
         notes["data_root"] = data_root
-    return _model_and_data(notes, record["settings"]["modalities"], record["settings"]["seed"])
+    settings = record["settings"]
+    return _model_and_data(notes, settings["modalities"], settings["seed"], pretrained)
 
 
 def _finished(options: Namespace):
@@ -186,7 +244,7 @@ def _finished(options: Namespace):
             f"{options.run} is not finished ({record['status']}): igm train --resume {options.run}"
         )
     settings = _settings_of(record)
-    model, data = _model_of(record, options.data_root)
+    model, data = _model_of(record, options.data_root, pretrained=False)
     load_weights(Path(options.run) / WEIGHTS, model)
     devices = Devices(options.device, settings.precision)
     model.to(devices.device).eval()
@@ -216,22 +274,46 @@ def _draw_surface(path: Path, axis: list[float], surface: torch.Tensor) -> None:
     write(path, lambda name: figure.savefig(name, format="png", dpi=150))
 
 
-def _model_and_data(notes: Mapping, modalities: list[str] | None, seed: int):
-    reading = {"samples": notes["samples"], "noise": notes["noise"], "seed": notes["data_seed"]}
-    data = load_splits(notes["data"], notes["data_root"], **reading)
-    shapes = data["train"].shapes
-    wanted = modalities or list(shapes)
-    for name in wanted:
-        if name not in shapes:
-            raise ValueError(f"unknown modality {name!r}: the data has {', '.join(shapes)}")
-    model = build_model(
-        {name: shape for name, shape in shapes.items() if name in wanted},
-        classes=len(data["train"].classes),
-        fusion=notes["model"],
-        shared_head=notes["shared_head"],
-        seed=seed,
+def _model_and_data(
+    notes: Mapping, modalities: list[str] | None, seed: int, pretrained: bool = True
+):
+    """An untrained model, its encoders pretrained where they are, and the splits of its data."""
+    name, network = notes["data"], dict(notes["network"] or {})
+    options = dict(notes["reading"] or {})
+    if name in LAYOUTS:
+        if notes["noise"]:
+            raise ValueError(f"noise is for the small data sets, not for {name}: leave it out")
+        options["cache"] = notes["cache"]
+        _same_tokenizer(LAYOUTS[name], network, options)
+    elif notes["noise"]:
+        options["noise"] = notes["noise"]
+    data = load_splits(
+        name, notes["data_root"], samples=notes["samples"], seed=notes["data_seed"], **options
     )
-    return model, data
+    there = data["train"].modalities
+    wanted = modalities or there
+    for modality in wanted:
+        if modality not in there:
+            raise ValueError(f"unknown modality {modality!r}: the data has {', '.join(there)}")
+    wanted = [modality for modality in there if modality in wanted]
+    kind, classes = notes["model"], len(data["train"].classes)
+    shared = {"shared_head": notes["shared_head"], "seed": seed}
+    if name in LAYOUTS:
+        from igm.encoders.build import build_network  # torchvision is slow to load
+
+        network |= shared | ({} if pretrained else {"pretrained": False})
+        return build_network(LAYOUTS[name].network, classes, wanted, kind, **network), data
+    shapes = {modality: data["train"].shapes[modality] for modality in wanted}
+    check_options("network", name, network, build_model)
+    return build_model(shapes, classes, fusion=kind, **shared, **network), data
+
+
+def _same_tokenizer(layout: Layout, network: Mapping, reading: dict) -> None:
+    """A text encoder reads the numbers of its own tokenizer."""
+    if "tokenizer" in signature(layout.readers).parameters:
+        text_encoder = network.get("clip") or network.get("text_encoder")
+        if text_encoder:
+            reading.setdefault("tokenizer", text_encoder)
 
 
 def _report(run: Run) -> int:
@@ -312,18 +394,35 @@ def _train_parser() -> ArgumentParser:
     add(
         "--data_root",
         type=str | None,
-        help="its folder; by default the data that comes with the book",
+        help="its folder, or the folder that holds it; by default the data that comes with the book, and for "
+        "other data IGM_DATA",
     )
     add("--samples", type=int | None, help="train on this many samples")
     add(
         "--noise", type=dict[str, float] | None, help='noise level by modality, e.g. {"image": 1.5}'
     )
-    add("--data_seed", type=int, default=0, help="of the pairs and the noise")
+    add("--data_seed", type=int, default=0, help="of the pairs, the noise, the augmentation")
+    add(
+        "--reading",
+        type=dict[str, Any] | None,
+        help="how the data is read, e.g. --reading.frames 3; the options of each data set are in igm/datasets",
+    )
+    add(
+        "--cache",
+        type=bool,
+        default=True,
+        help="keep decoded files beside the data; --no-cache for false",
+    )
     add("--shared_head", type=bool, default=False, help="one head for all modalities")
     add(
         "--model",
         default="late",
         help="late: a head for each modality; concat: one over all features",
+    )
+    add(
+        "--network",
+        type=dict[str, Any] | None,
+        help="options of the encoders, e.g. --network.size tiny; see igm/encoders",
     )
     add(
         "--out", type=str | None, help="a new folder for the run; by default runs/DATA-METHOD-seedN"
@@ -364,6 +463,34 @@ def _parser() -> ArgumentParser:
     comparison.add_argument("--split", default="test", help="test or valid")
     comparison.add_argument("--plot", type=str | None, help="a new file for a figure, .png or .svg")
     commands.add_subcommand("compare", comparison, help=compare_command.__doc__)
+
+    preparation = _new_parser("prepare")
+    commands.add_subcommand("prepare", preparation, help=prepare_command.__doc__)
+    kinds = preparation.add_subcommands(dest="data", required=True)
+    for name, layout in LAYOUTS.items():
+        kind = _Parser(prog=f"igm prepare {name}", parser_mode="json")
+        kind.command = f"igm prepare {name}"
+        kind.add_argument("raw", type=str, help="the folder of the download")
+        kind.add_argument("out", type=str, help="a new folder, or one that igm prepare began")
+        kind.add_argument("--workers", type=int | None, help="processes; by default one a core")
+        kind.add_argument("--strict", type=bool, default=False, help="stop at what would be skipped")
+        kind.add_argument(
+            "--follow_links", type=bool, default=False, help="also links out of the raw folder"
+        )
+        kind.add_function_arguments(layout.prepare, skip={"job"})
+        kinds.add_subcommand(name, kind, help=f"see igm prepare {name} --help")
+
+    checking = _new_parser("check")
+    checking.add_argument("data", type=str, help=f"one of {', '.join(LAYOUTS)}")
+    checking.add_argument("root", type=str, help="its folder, or the folder that holds it")
+    checking.add_argument("--full", type=bool, default=False, help="decode every file")
+    commands.add_subcommand("check", checking, help=check_command.__doc__)
+
+    sampling = _new_parser("sample")
+    sampling.add_argument("data", type=str, help=f"one of {', '.join(LAYOUTS)}")
+    sampling.add_argument("out", type=str, help="a new folder")
+    sampling.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    commands.add_subcommand("sample", sampling, help=sample_command.__doc__)
     return parser
 
 
@@ -379,6 +506,11 @@ def _new_parser(command: str) -> _Parser:
     )
     parser.command = f"igm {command}"
     return parser
+
+
+def _plain(value):
+    """An option of several parts as a dict."""
+    return value.as_dict() if isinstance(value, Namespace) else value
 
 
 def _free_folder(data: str, settings: dict) -> Path:

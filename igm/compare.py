@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 
+from igm.files import write
 from igm.metrics import points
-from igm.runs import RECORD, read_record, write
+from igm.runs import RECORD, read_record
 
 # What of a record a run found out, and where. The rest says how it was made: the settings, and notes on the data.
 FINDINGS = (

@@ -20,7 +20,7 @@ import platform
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -30,6 +30,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file
 from torch import nn
+
+from igm.files import sync, write, write_json
 
 RECORD, METRICS, WEIGHTS = "run.json", "metrics.csv", "model.safetensors"
 CHECKPOINT = "checkpoint.pt"
@@ -58,34 +60,8 @@ def new_folder(folder: str | Path, record: Mapping) -> Path:
     except BaseException:
         shutil.rmtree(nursery, ignore_errors=True)
         raise
-    _sync(folder.parent)
+    sync(folder.parent)
     return folder
-
-
-def write(path: Path, save: Callable[[str], object]) -> None:
-    """Writes a file by ``save(name)`` so that its name always stands for a whole file, the old one or the new one.
-
-    Raises:
-        OSError: it could not be written, e.g. as the disk is full; the old file is still there.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        save(str(partial))
-        _sync(partial)
-        os.replace(partial, path)
-        _sync(path.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OSError(
-            f"cannot write {path}: {reason}. Make room or give another folder; what was written before "
-            "is still good"
-        ) from error
-
-
-def write_json(path: Path, content: Mapping) -> None:
-    text = json.dumps(content, indent=1) + "\n"
-    write(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
 
 
 def write_metrics(path: Path, history: Sequence[Mapping]) -> None:
@@ -221,12 +197,3 @@ def _columns(row: Mapping):
             yield from ((f"{key} {name}", entry) for name, entry in value.items())
         else:
             yield key, value
-
-
-def _sync(path: Path | str) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

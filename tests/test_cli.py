@@ -358,7 +358,7 @@ HINT = "--help` lists all options"
     [
         (["--data_root", "nowhere"], ["nowhere", "--data_root"]),
         (["--data_root", "."], ["mfeat.npz is not there", "--data_root", "make.py mfeat"]),
-        (["--data", "cremad"], ["data set 'cremad'", "use one of digits, mfeat, emoji"]),
+        (["--data", "cifar"], ["data set 'cifar'", "use one of digits, mfeat, emoji"]),
         (["--tau", "0"], ["tau must be above 0, got 0"]),
         (["--tau=-1"], ["tau must be above 0, got -1"]),
         (["--tau", "nan"], ["--tau must be a number, got nan", HINT]),

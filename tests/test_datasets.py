@@ -257,7 +257,7 @@ def test_a_plain_data_loader_can_read_a_set():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cremad", {}, "unknown data set 'cremad': use one of digits, mfeat, emoji"),
+        ("cifar", {}, "unknown data set 'cifar': use one of digits, mfeat, emoji"),
         ("digits", {"split": "dev"}, "unknown split 'dev': use one of train, valid, test"),
         ("digits", {"noise": {"video": 1}}, "unknown modality 'video' in noise: .*image, audio"),
         ("digits", {"noise": {"image": -1}}, "noise of 'image' must be 0 or above, got -1"),

@@ -1,0 +1,177 @@
+"""Decoded pictures and spectrograms on the disk, so that a file is decoded once and not once an epoch.
+
+A kind of entry, such as "image-224", has two files in the cache's folder: ``KIND.bin``, the arrays one after the
+other, which is read as a memory map, and ``KIND.index``, a line of JSON an array. An entry counts as long as its
+file has the size and the time of change that it had, and as the entry's checksum is right. Processes append in
+turn, under a lock, and learn of each other's entries from the index, so a cache may serve several runs at once.
+After a crash or on a full disk the worst that happens is that a file is decoded again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import threading
+import zlib
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+log = logging.getLogger("igm")
+
+
+class Cache:
+    """``fetch`` gives a stored array, or computes and stores it.
+
+    Args:
+        folder: made when the first array is stored.
+        limit: gigabytes that the cache may take on the disk; what comes later is computed each time.
+    """
+
+    def __init__(self, folder: Path, limit: float = 20.0):
+        self.folder = Path(folder)
+        self.limit = limit * 1e9
+        self.full = False
+        self._kinds: dict[str, _Kind] = {}
+        self._lock = threading.Lock()
+
+    def fetch(self, kind: str, path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array of a kind made from a file: from the cache, or ``compute()``."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return compute()  # which says what is wrong with the file
+        stamp = [status.st_size, status.st_mtime_ns]
+        with self._lock:
+            table = self._kinds.setdefault(kind, _Kind(self.folder / kind))
+            entry = table.find(str(path), stamp)
+        if entry is not None and (array := table.read(entry)) is not None:
+            return array
+        array = np.ascontiguousarray(compute())
+        if not self.full:
+            try:
+                with self._lock:
+                    self.full = not table.append(str(path), stamp, array, self.limit)
+            except OSError as error:  # the disk is full or read-only: reading goes on without
+                self.full = True
+                log.warning(
+                    "cannot write to the cache %s: %s; going on without", self.folder, error
+                )
+            else:
+                if self.full:
+                    log.warning(
+                        "the cache %s has reached its limit of %.0f GB: what is not in it is decoded "
+                        "each time",
+                        self.folder,
+                        self.limit / 1e9,
+                    )
+        return array
+
+    def refresh(self) -> None:
+        """Reads what other processes have added, e.g. before this one forks workers."""
+        with self._lock:
+            for table in self._kinds.values():
+                table.catch_up()
+
+    def __getstate__(self) -> dict:  # for workers that are spawned
+        return {"folder": self.folder, "limit": self.limit, "full": self.full}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["folder"], state["limit"] / 1e9)
+        self.full = state["full"]
+
+
+class _Kind:
+    """The two files of one kind of entries."""
+
+    def __init__(self, stem: Path):
+        self.data, self.index = (
+            stem.with_name(stem.name + ".bin"),
+            stem.with_name(f"{stem.name}.index"),
+        )
+        self.entries: dict[str, dict] = {}
+        self.seen = 0  # bytes of the index that have been read
+        self.map: np.ndarray = np.empty(0, np.uint8)
+
+    def find(self, path: str, stamp: list[int]) -> dict | None:
+        entry = self.entries.get(path)
+        if entry is None or entry["stamp"] != stamp:
+            self.catch_up()
+            entry = self.entries.get(path)
+        return entry if entry is not None and entry["stamp"] == stamp else None
+
+    def catch_up(self) -> None:
+        try:
+            with open(self.index, "rb") as file:
+                file.seek(self.seen)
+                new = file.read()
+        except OSError:
+            return
+        whole = new.rfind(b"\n") + 1  # the last line may still be on its way
+        self.seen += whole
+        for line in new[:whole].splitlines():
+            try:
+                entry = json.loads(line)
+                self.entries[entry["path"]] = entry
+            except (ValueError, KeyError, TypeError):
+                continue  # torn by a crash
+
+    def read(self, entry: dict) -> np.ndarray | None:
+        """The array of an entry, or None where the file does not hold what the entry says."""
+        dtype, end = np.dtype(entry["dtype"]), entry["offset"] + entry["bytes"]
+        if end > len(self.map):
+            try:
+                # "c": pages that nobody writes to, though torch may not know that
+                self.map = np.memmap(self.data, np.uint8, "c")
+            except (OSError, ValueError):
+                return None
+        raw = self.map[entry["offset"] : end]
+        if len(raw) < entry["bytes"] or zlib.crc32(raw) != entry["crc"]:
+            return None
+        return np.asarray(raw).view(dtype).reshape(entry["shape"])
+
+    def append(self, path: str, stamp: list[int], array: np.ndarray, limit: float) -> bool:
+        """Stores an array; False where the limit does not allow it."""
+        self.data.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(self.data.with_suffix(".lock")), open(self.data, "ab") as data:
+            known = self.entries.get(path)
+            self.catch_up()
+            if (new := self.entries.get(path)) is not known and new["stamp"] == stamp:
+                return True  # another process was quicker
+            start = data.seek(0, os.SEEK_END)
+            if -start % 64:  # an array begins where any type may begin
+                start += data.write(bytes(-start % 64))
+            if _size(self.data.parent) + array.nbytes > limit:
+                return False
+            data.write(array.data if array.ndim else array.tobytes())
+            data.flush()
+            entry = {
+                "path": path,
+                "stamp": stamp,
+                "offset": start,
+                "bytes": array.nbytes,
+                "dtype": array.dtype.str,
+                "shape": list(array.shape),
+                "crc": zlib.crc32(array),
+            }
+            with open(self.index, "ab+") as index:
+                end = index.seek(0, os.SEEK_END)
+                torn = end > 0 and os.pread(index.fileno(), 1, end - 1) != b"\n"
+                index.write(b"\n" * torn + json.dumps(entry).encode() + b"\n")
+        self.entries[path] = entry
+        return True
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.bin"))
+
+
+@contextmanager
+def _locked(path: Path):
+    with open(path, "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield  # closing the file opens the lock

@@ -1,0 +1,327 @@
+"""What one of the paper's data sets has to say of itself, and loading and checking, which are the same for all.
+
+The layouts, the folders and files in which people have these data, are fixed; each data set's module shows its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from igm.datasets.cache import Cache
+from igm.datasets.media import Unreadable
+from igm.datasets.memory import SPLITS
+from igm.datasets.preparing import MANIFEST, Preparation
+from igm.datasets.reading import Item, MediaSet, Reader
+from igm.datasets.tables import Faults, hold_out
+from igm.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One data set.
+
+    Args:
+        name: as in ``igm.load_dataset``.
+        folder: the name of its folder, e.g. CREMAD.
+        classes: a label is an index into them.
+        published: split -> class -> samples, as its authors or the paper count them.
+        rows: (root, split, faults) -> its samples, or None where the split has no annotation file.
+        readers: reading options -> the reader of each modality.
+        network: the function of ``igm.encoders`` that builds its model.
+        prepare: (preparation, options) -> None, see ``igm.datasets.preparing``.
+        sample: writes a small synthetic raw download into a folder.
+    """
+
+    name: str
+    folder: str
+    classes: Sequence[str]
+    published: Mapping[str, Mapping[str, int]]
+    rows: Callable[[Path, str, Faults], list[Item] | None]
+    readers: Callable[..., dict[str, Reader]]
+    network: str
+    prepare: Callable
+    sample: Callable[[Path, int], None]
+
+    def root(self, given: str | Path) -> Path:
+        """The folder of the data set, which may be given itself or by the folder that it is in."""
+        given = Path(given)
+        inside = given / self.folder
+        return inside if inside.is_dir() and not (given / "annotations").is_dir() else given
+
+    def load(
+        self,
+        root: str | Path,
+        split: str = "train",
+        samples: int | None = None,
+        seed: int = 0,
+        held_out: float = 0.1,
+        cache: bool = True,
+        cache_gb: float = 20.0,
+        **reading,
+    ) -> MediaSet:
+        """One split.
+
+        Where the data set has no validation split, a share of train is held out for it: the same share for both
+        splits, as a function of ``seed``, stratified by class.
+
+        Args:
+            root: the data set's folder, or the folder in which that is.
+            split: train, valid or test.
+            samples: keep this many, drawn at random.
+            seed: of all that is drawn: samples, what is held out, augmentation.
+            held_out: the share.
+            cache: keep decoded files on the disk, see ``igm.datasets.cache``. They are in the folder .igm-cache
+                of the data set, or in the user's cache folder where that cannot be written to. IGM_CACHE names another.
+            cache_gb: gigabytes that it may take.
+            reading: the options of the data set's readers.
+
+        Raises:
+            FileNotFoundError: the data or the annotations are not there.
+            ValueError: a line of the annotations is wrong, or an option.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+        if not 0 < held_out < 1:
+            raise ValueError(f"held_out must be between 0 and 1, got {held_out}")
+        root = self.root(root)
+        readers = self.make_readers(reading)
+        faults, notes = Faults(), {}
+        items = self.rows(root, "train" if split == "valid" else split, faults)
+        valid = self.rows(root, "valid", faults) if split != "test" else None
+        faults.stop()
+        if split == "valid" and valid is not None:
+            items = valid
+        if items is None:
+            raise FileNotFoundError(
+                f"{root} has no annotations of the {split} split: `igm prepare {self.name}` makes them, "
+                f"`igm check {self.name} {root}` says what is missing"
+            )
+        if split != "test" and valid is None:
+            kept = hold_out([item.label for item in items], held_out, seed)
+            items = [item for item, k in zip(items, kept) if k == (split == "valid")]
+            notes = {"held_out": held_out, "held_out_samples": int(kept.sum())}
+        if not items:
+            raise ValueError(f"the {split} split of {root} is empty: igm check {self.name} {root}")
+        if samples is not None:
+            if not 0 < samples <= len(items):
+                raise ValueError(
+                    f"samples must be from 1 to {len(items)} in the {split} split, got {samples}"
+                )
+            rng = np.random.default_rng(derive_seed(seed, "samples", split))
+            items = [items[i] for i in sorted(rng.permutation(len(items))[:samples])]
+        store = Cache(_cache_folder(self.name, root), cache_gb) if cache else None
+        return MediaSet(items, self.classes, readers, split == "train", seed, store, notes)
+
+    def make_readers(self, reading: Mapping) -> dict[str, Reader]:
+        """The readers with these options, each of which must be known."""
+        check_options("reading", self.name, reading, self.readers)
+        return self.readers(**reading)
+
+
+def check_options(kind: str, name: str, options: Iterable[str], function: Callable) -> None:
+    """Raises ValueError for an option that a function of a data set does not take."""
+    known = [p for p in inspect.signature(function).parameters if p not in ("root", "split")]
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"unknown {kind} option {option!r} of {name}: use some of {', '.join(known)}"
+            )
+
+
+def _cache_folder(name: str, root: Path) -> Path:
+    if given := os.environ.get("IGM_CACHE"):
+        return Path(given) / name
+    if os.access(root, os.W_OK):
+        return root / ".igm-cache"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    mark = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+    return Path(home) / "igm" / f"{name}-{mark}"
+
+
+# ---------------------------------------------------------------- igm sample
+
+
+def make_sample(layout: Layout, out: str | Path, seed: int = 0) -> None:
+    """A small synthetic data set: its raw form in OUT/raw, and what ``igm prepare`` makes of that beside it.
+
+    Raises:
+        FileExistsError: the folder is there already.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} is there already: give a new folder")
+    layout.sample(out / "raw", seed)
+    with Preparation(
+        layout.name, out / "raw", out / layout.folder, workers=1, progress=False
+    ) as job:
+        layout.prepare(job)
+        job.finish()
+
+
+# ---------------------------------------------------------------- igm check
+
+
+@dataclass(frozen=True)
+class Check:
+    """What ``check`` found."""
+
+    counts: Mapping[str, Counter]  # split -> class -> samples
+    faults: Sequence[str]  # what must be mended
+    remarks: Sequence[str]  # what is good to know
+    decoded: int  # files that were read whole
+
+    @property
+    def usable(self) -> bool:
+        return not self.faults
+
+
+def check(
+    layout: Layout,
+    given: str | Path,
+    full: bool = False,
+    sample: int = 100,
+    progress: bool = True,
+) -> Check:
+    """Reads every annotation, looks for every file, and decodes a sample of the files, or all.
+
+    Args:
+        full: decode all, and compare the checksums with those of ``igm prepare``.
+        sample: samples of a split that are decoded otherwise.
+    """
+    root = layout.root(given)
+    if not root.is_dir():
+        raise FileNotFoundError(f"the folder {root} is not there: give that of {layout.name}")
+    readers = layout.make_readers({})
+    counts, faults, remarks, decoded, splits = {}, Faults(), [], 0, {}
+    for split in SPLITS:
+        try:
+            items = layout.rows(root, split, faults)
+        except (ValueError, FileNotFoundError) as error:
+            faults.append(str(error))
+            continue
+        if items is None:
+            if split == "valid":
+                remarks.append("no valid split: a share of train will be held out for it")
+            else:
+                faults.append(f"{root}: no annotations of the {split} split")
+            continue
+        counts[split] = Counter(layout.classes[item.label] for item in items)
+        splits[split] = items
+        if not items:
+            faults.append(f"{root}: the {split} split is empty")
+    _compare_splits(splits, faults, remarks)
+    _compare_counts(layout, counts, remarks)
+    for split, items in splits.items():
+        missing = _missing(items, faults, root)
+        rng = np.random.default_rng(derive_seed(0, "check", split))
+        rows = range(len(items)) if full else sorted(rng.permutation(len(items))[:sample])
+        chosen = [items[i] for i in rows if items[i].name not in missing]
+        decoded += len(chosen) * len(readers)
+        bar = tqdm(total=len(chosen), desc=f"check {split}", unit="sample", disable=not progress)
+        with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for errors in pool.map(lambda item: _errors(item, readers), chosen):
+                faults.extend(errors)
+                bar.update()
+    if full:
+        _compare_manifest(root, faults, remarks)
+    return Check(counts, faults, remarks, decoded)
+
+
+def check_report(layout: Layout, found: Check, limit: int = 50) -> str:
+    """The result of a check in words."""
+    lines = [f"{'split':8}{'samples':>9}{'published':>11}  classes"]
+    for split, counts in found.counts.items():
+        published = sum(layout.published.get(split, {}).values())
+        classes = f"{sum(n > 0 for n in counts.values())} of {len(layout.classes)}"
+        lines.append(f"{split:8}{sum(counts.values()):>9,}{published or '-':>11,}  {classes}")
+    lines += [f"note: {remark}" for remark in found.remarks]
+    lines += [f"fault: {fault}" for fault in found.faults[:limit]]
+    if len(found.faults) > limit:
+        lines.append(f"fault: ... and {len(found.faults) - limit:,} more")
+    verdict = "usable" if found.usable else f"not usable: {len(found.faults):,} faults"
+    lines.append(f"{verdict} ({found.decoded:,} files decoded)")
+    return "\n".join(lines)
+
+
+def _missing(items: Sequence[Item], faults: Faults, root: Path) -> set[str]:
+    """The samples of which a file is not there or empty; each is a fault."""
+    missing = set()
+    for item in items:
+        for path in dict.fromkeys(item.files.values()):
+            line = f" (line {item.line} of the annotations)" if item.line else ""
+            if not path.exists():
+                faults.append(f"{path} is missing{line}")
+            elif path.is_file() and not path.stat().st_size:
+                faults.append(f"{path} is empty{line}")
+            else:
+                continue
+            missing.add(item.name)
+    return missing
+
+
+def _errors(item: Item, readers: Mapping[str, Reader]) -> list[str]:
+    errors = []
+    for reader in readers.values():
+        try:
+            reader.read(item, np.random.default_rng(0), False, None)
+        except (Unreadable, FileNotFoundError) as error:
+            line = f" (line {item.line} of the annotations)" if item.line else ""
+            errors.append(f"{error}{line}")
+    return errors
+
+
+def _compare_splits(
+    splits: Mapping[str, Sequence[Item]], faults: Faults, remarks: list[str]
+) -> None:
+    """A sample in two splits makes every score too good."""
+    names = {split: {item.name for item in items} for split, items in splits.items()}
+    for i, a in enumerate(names):
+        for b in list(names)[i + 1 :]:
+            if both := sorted(names[a] & names[b]):
+                faults.append(f"{len(both)} samples are in {a} and in {b}, e.g. {both[0]}")
+    labels = {split: {item.label for item in items} for split, items in splits.items()}
+    if new := labels.get("test", set()) - labels.get("train", set()):
+        remarks.append(f"{len(new)} classes of test have no training sample")
+
+
+def _compare_counts(layout: Layout, counts: Mapping[str, Counter], remarks: list[str]) -> None:
+    for split, published in layout.published.items():
+        here = counts.get(split)
+        if here is None or here == Counter(published):
+            continue
+        if not set(published) <= set(layout.classes):  # only the total is published
+            if sum(here.values()) != sum(published.values()):
+                remarks.append(
+                    f"{split}: {sum(here.values()):,} samples, published {sum(published.values()):,}"
+                )
+            continue
+        differ = [f"{c} {here[c]:,} ({n:,})" for c, n in published.items() if here[c] != n]
+        remarks.append(f"{split}: other counts than published (in brackets): {', '.join(differ)}")
+
+
+def _compare_manifest(root: Path, faults: Faults, remarks: list[str]) -> None:
+    if not (root / MANIFEST).is_file():
+        remarks.append(
+            "no manifest.json: the data were not made by igm prepare, no checksums to compare"
+        )
+        return
+    try:
+        files = json.loads((root / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError) as error:
+        faults.append(f"{root / MANIFEST} is damaged: {error}")
+        return
+    for relative, entry in files.items():
+        path = root / relative
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+            faults.append(f"{path} has changed since igm prepare: its checksum differs")

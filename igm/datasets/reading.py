@@ -1,0 +1,259 @@
+"""A data set of media files: every sample is a function of (seed, draw, its place), whoever reads it.
+
+``MediaSet`` holds a list of samples and a reader for each modality. A reader turns the file of a sample into a
+tensor; what it draws on the way, a crop or a flip, comes from a generator of this sample in this pass alone. So
+neither the number of workers nor the order in which they finish changes anything.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from igm.datasets import media
+from igm.datasets.cache import Cache
+from igm.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample as its annotation has it.
+
+    Args:
+        name: what its files are called after.
+        label: an index into the classes.
+        line: of the annotation file, for messages.
+        files: modality -> its file, or its folder of frames.
+        text: for data sets with text.
+        spans: modality -> (first, last) frame, from 0, for cuts from longer videos.
+    """
+
+    name: str
+    label: int
+    line: int = 0
+    files: Mapping[str, Path] = field(default_factory=dict)
+    text: str = ""
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+class Reader(Protocol):
+    """One modality: from a sample to a tensor."""
+
+    def read(
+        self, item: Item, rng: np.random.Generator, train: bool, cache: Cache | None
+    ) -> Tensor: ...
+
+
+class MediaSet(Dataset):
+    """Samples of several modalities, each read from its file when it is asked for.
+
+    ``dataset[i]`` is a dict with an entry a modality, "label" and "index"; a DataLoader asks for a whole batch at
+    once, and its samples are then read by several threads, or by one where there are several workers.
+
+    Args:
+        items: the samples.
+        classes: the names of the classes.
+        readers: modality -> its reader.
+        train: augment, as in training.
+        seed: of the augmentation.
+        cache: for decoded files; None for none.
+        notes: what a run's record should say of the data, e.g. what was held out.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        classes: Sequence[str],
+        readers: Mapping[str, Reader],
+        train: bool,
+        seed: int = 0,
+        cache: Cache | None = None,
+        notes: Mapping | None = None,
+    ):
+        self.items = list(items)
+        self.classes = list(classes)
+        self.readers = dict(readers)
+        self.train = train
+        self.seed = seed
+        self.cache = cache
+        self.notes = dict(notes or {})
+        self.labels = torch.tensor([item.label for item in self.items], dtype=torch.int64)
+        self.index = torch.arange(len(self.items))
+        self.draw = 0
+
+    @property
+    def modalities(self) -> list[str]:
+        return list(self.readers)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """modality -> shape of one sample, found by reading the first."""
+        return {name: tuple(x.shape) for name, x in self[0].items() if name in self.readers}
+
+    def view(self, modalities: Sequence[str] | None = None, draw: int = 0) -> MediaSet:
+        """The same samples for one pass: only these modalities are read, with the augmentations of this draw."""
+        other = copy.copy(self)
+        other.readers = {n: r for n, r in self.readers.items() if not modalities or n in modalities}
+        other.draw = draw
+        if self.cache is not None:
+            self.cache.refresh()
+        return other
+
+    def subset(self, positions: Sequence[int] | Tensor) -> MediaSet:
+        """The samples at these positions, in this order; they keep their "index"."""
+        rows = torch.as_tensor(positions, dtype=torch.int64)
+        other = copy.copy(self)
+        other.items = [self.items[i] for i in rows.tolist()]
+        other.labels, other.index = self.labels[rows], self.index[rows]
+        return other
+
+    def evaluating(self) -> MediaSet:
+        """The same samples without augmentation."""
+        other = copy.copy(self)
+        other.train = False
+        return other
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        sample = {}
+        for name, reader in self.readers.items():
+            rng = np.random.default_rng(
+                derive_seed(self.seed, "read", name, self.draw, int(self.index[i]))
+            )
+            try:
+                sample[name] = reader.read(self.items[i], rng, self.train, self.cache)
+            except media.Unreadable as error:
+                raise media.Unreadable(
+                    error.path,
+                    f"{error.reason} (sample {self.items[i].name!r}; igm check finds all such)",
+                ) from None
+        return sample | {"label": self.labels[i], "index": self.index[i]}
+
+    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Tensor]]:
+        threads = 1 if get_worker_info() else min(8, os.cpu_count() or 1, len(positions))
+        if threads == 1:
+            return [self[i] for i in positions]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(self.__getitem__, positions))
+
+
+@dataclass(frozen=True)
+class Spectrogram:
+    """A sound file -> log(|STFT| + 1e-7), (1, 257, 1 + rate * seconds // 353), as in the authors' code.
+
+    The sound is resampled, repeated and cut to ``seconds``, and clipped to -1 ... 1. From the cache the values come
+    rounded to float16, off by at most 0.004; without one they are exact.
+    """
+
+    rate: int
+    seconds: float
+    modality: str = "audio"
+
+    def compute(self, path: Path) -> np.ndarray:
+        samples = media.read_audio(path, self.rate)
+        return media.log_spectrogram(media.fit_length(samples, round(self.rate * self.seconds)))
+
+    def read(self, item, rng, train, cache) -> Tensor:
+        path = item.files[self.modality]
+        if cache is None:
+            return torch.from_numpy(self.compute(path))[None]
+        kind = f"spectrogram-{self.rate}-{self.seconds:g}s"
+        x = cache.fetch(kind, path, lambda: self.compute(path).astype(np.float16))
+        return torch.from_numpy(x).float()[None]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Frames of a clip from its folder, (count, 3, size, size), or one picture from its file, (3, size, size).
+
+    In training all frames of a clip get one random crop and flip, else each is resized. Then ImageNet's mean and
+    deviation are taken out.
+
+    Args:
+        modality: whose file or folder is read.
+        size: height and width.
+        count: frames of a folder; None for a picture that is a file.
+        choice: which frames. first: the first of them. random: drawn anew in each pass, in training; spread over the
+            clip else. spread: with equal distances over the clip.
+        order: of the channels. RGB, or BGR, which OpenCV gives when nobody asks.
+        mean, std: of the normalisation.
+    """
+
+    modality: str
+    size: int = 224
+    count: int | None = None
+    choice: str = "first"
+    order: str = "RGB"
+    mean: tuple[float, ...] = media.MEAN
+    std: tuple[float, ...] = media.STD
+
+    def __post_init__(self):
+        if self.choice not in ("first", "random", "spread"):
+            raise ValueError(f"unknown frame choice {self.choice!r}: use first, random or spread")
+        if self.order not in ("RGB", "BGR"):
+            raise ValueError(f"unknown channel order {self.order!r}: use RGB or BGR")
+        if self.size < 16 or (self.count is not None and self.count < 1):
+            raise ValueError("pictures need a size of 16 or above and one frame or more")
+
+    def paths(self, item: Item, rng: np.random.Generator, train: bool) -> list[Path]:
+        """The files of the frames that this sample takes."""
+        path = item.files[self.modality]
+        if self.count is None:
+            return [path]
+        there = media.pictures_in(path)
+        if len(there) < self.count:
+            raise media.Unreadable(
+                path, f"has {len(there)} frames, {self.count} are needed: ask for fewer"
+            )
+        if self.choice == "first":
+            rows = np.arange(self.count)
+        elif self.choice == "random" and train:
+            rows = np.sort(rng.choice(len(there), self.count, replace=False))
+        else:  # the middles of equal parts
+            rows = ((np.arange(self.count) + 0.5) * len(there) / self.count).astype(int)
+        return [there[i] for i in rows]
+
+    def read(self, item, rng, train, cache) -> Tensor:
+        paths = self.paths(item, rng, train)
+        if train:
+            images = [_decoded(path, cache) for path in paths]
+            images = _alike(images, paths)
+            x = media.random_crop(torch.from_numpy(images).permute(0, 3, 1, 2), self.size, rng)
+        else:
+            x = torch.stack([_resized(path, self.size, cache) for path in paths])
+        x = media.normalise(x if self.order == "RGB" else x.flip(-3), self.mean, self.std)
+        return x[0] if self.count is None else x
+
+
+def _decoded(path: Path, cache: Cache | None) -> np.ndarray:
+    if cache is None:
+        return media.read_image(path)
+    return cache.fetch("image", path, lambda: media.read_image(path))
+
+
+def _resized(path: Path, size: int, cache: Cache | None) -> Tensor:
+    def compute() -> np.ndarray:
+        image = torch.from_numpy(media.read_image(path)).permute(2, 0, 1)
+        return media.resize(image, size).numpy()
+
+    pixels = compute() if cache is None else cache.fetch(f"image-{size}", path, compute)
+    return torch.from_numpy(pixels)
+
+
+def _alike(images: Sequence[np.ndarray], paths: Sequence[Path]) -> np.ndarray:
+    for image, path in zip(images, paths):
+        if image.shape != images[0].shape:
+            raise media.Unreadable(path, "has another size than the first frame of its clip")
+    return images[0][None] if len(images) == 1 else np.stack(images)

@@ -1,0 +1,107 @@
+"""Small synthetic pictures, sounds and videos of some class, for ``igm sample``, in real media formats.
+
+How clearly they show their class is set by their noise, so that one modality of a set can be made the weaker one.
+Everything is a function of the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+
+def tones(
+    label: int, classes: int, seconds: float, rate: int, rng: np.random.Generator, noise: float
+) -> np.ndarray:
+    """A chord whose pitch tells the class, in noise: (samples,), float32, within -1 ... 1."""
+    time = np.arange(round(seconds * rate)) / rate
+    pitch = 200 * (0.4 * rate / 200) ** ((label + 0.5) / classes) * rng.uniform(0.98, 1.02)
+    chord = sum(np.sin(2 * np.pi * pitch * k * time + rng.uniform(0, 6)) / k for k in (1, 1.5))
+    sound = 0.2 * chord * rng.uniform(0.7, 1) + 0.2 * noise * rng.standard_normal(len(time))
+    return np.clip(sound, -1, 1).astype(np.float32)
+
+
+def picture(
+    label: int, classes: int, size: int, rng: np.random.Generator, noise: float
+) -> np.ndarray:
+    """Stripes whose direction and colour tell the class: (size, size, 3), uint8.
+
+    ``noise`` is the chance that a picture shows another class: no network can do better than that.
+    """
+    import cv2
+
+    if rng.random() < noise:
+        label = int(rng.integers(classes))
+    y, x = np.mgrid[:size, :size] / size
+    angle = np.pi * (label + 0.5 * rng.uniform(-0.5, 0.5)) / classes
+    wave = np.sin(2 * np.pi * 4 * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 6))
+    hue = np.uint8([[[180 * label // classes, 160, 220]]])
+    colour = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0] / 255
+    image = 0.5 + 0.25 * wave[..., None] * colour + 0.2 * (colour - 0.5)
+    image = image + 0.03 * rng.standard_normal((size, size, 1))
+    return np.clip(255 * image, 0, 255).astype(np.uint8)
+
+
+def moving(image: np.ndarray, frames: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """The picture, drifting."""
+    step = rng.integers(1, 3)
+    return [np.roll(image, i * step, axis=1) for i in range(frames)]
+
+
+def write_wav(path: Path, sound: np.ndarray, rate: int) -> None:
+    """A WAV file of 16 bits."""
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, sound, rate, subtype="PCM_16")
+
+
+def write_jpeg(path: Path, image: np.ndarray, quality: int = 85) -> None:
+    from igm.datasets.media import jpeg
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(jpeg(image, quality))
+
+
+def write_video(
+    path: Path,
+    frames: Sequence[np.ndarray],
+    fps: int,
+    sound: np.ndarray | None = None,
+    rate: int = 16000,
+) -> None:
+    """An FLV (Sorenson, MP3), MP4 (H.264, AAC) or AVI (Motion JPEG) file, with a sound track if there is a sound."""
+    import av
+    import soxr
+
+    codecs = {
+        ".flv": ("flv", "libmp3lame"),
+        ".mp4": ("libx264", "aac"),
+        ".avi": ("mjpeg", "pcm_s16le"),
+    }
+    video_codec, audio_codec = codecs[path.suffix]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = frames[0].shape[:2]
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(video_codec, rate=fps)
+        video.width, video.height = width, height
+        video.pix_fmt = "yuvj420p" if video_codec == "mjpeg" else "yuv420p"
+        video.codec_context.thread_count = 1  # as many threads, so many slices: other bytes
+        if sound is not None:
+            if path.suffix == ".flv":  # which knows three rates
+                sound, rate = soxr.resample(sound, rate, 22050), 22050
+            audio = container.add_stream(audio_codec, rate=rate, layout="mono")
+        for image in frames:
+            container.mux(
+                video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24"))
+            )
+        container.mux(video.encode(None))
+        if sound is not None:
+            pcm = (np.clip(sound, -1, 1) * 32767).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(pcm, "s16", "mono")
+            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
+            container.mux(audio.encode(frame))
+            container.mux(audio.encode(None))

@@ -1,0 +1,114 @@
+"""Annotations: tables and lists as people really have them, and one clear word for each line that is wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from igm.datasets.media import check_content
+from igm.seeds import derive_seed
+
+
+class Faults(list):
+    """What is wrong with annotations, a sentence each, with file and line."""
+
+    def add(self, path: Path | str, line: int | None, text: str) -> None:
+        self.append(f"{path}:{line}: {text}" if line else f"{path}: {text}")
+
+    def stop(self) -> None:
+        """Raises ValueError with the first of them, if there is one."""
+        if self:
+            more = f" (and {len(self) - 1} more lines like it)" if len(self) > 1 else ""
+            raise ValueError(f"{self[0]}{more}")
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is empty, a Git LFS pointer, or not UTF-8; the message says in which line.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise FileNotFoundError(f"{path} is not there") from None
+    check_content(path, content)
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{path} is UTF-16: save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}:{line}: not UTF-8: save the file as UTF-8") from None
+    if "\0" in text:
+        raise ValueError(f"{path}: has NUL characters: this is no text file")
+    if not text.strip():
+        raise ValueError(f"{path} is empty")
+    return text
+
+
+def read_table(
+    path: Path, columns: int, faults: Faults, delimiter: str = ",", quotes: bool = True
+) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a table that are not blank: (number of the line, its fields without outer spaces).
+
+    A line with fewer fields than ``columns`` is added to the faults and left out.
+
+    Args:
+        quotes: fields may be quoted; else a quote is a character like any other, as in files of tweets.
+    """
+    lines = csv.reader(
+        io.StringIO(read_text(path), newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+        strict=quotes,
+    )
+    while True:
+        try:
+            fields = next(lines)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            faults.add(path, lines.line_num, f"not a table: {error}")
+            return
+        if not any(field.strip() for field in fields):
+            continue
+        if len(fields) < columns:
+            faults.add(path, lines.line_num, _too_few(fields, columns, delimiter))
+            continue
+        yield lines.line_num, [field.strip() for field in fields]
+
+
+def _too_few(fields: Sequence[str], columns: int, delimiter: str) -> str:
+    names = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars", " ": "spaces"}
+    text = f"{len(fields)} of {columns} columns"
+    for other in names:
+        if other != delimiter and len(fields[0].split(other)) >= columns:
+            return f"{text}: separate them by {names[delimiter]}, not by {names[other]}"
+    return f"{text}: separate them by {names[delimiter]}"
+
+
+def plain_name(name: str) -> bool:
+    """Is this the name of one file in a folder, and no way out of it?"""
+    return bool(name) and name not in (".", "..") and not set(name) & set("/\\\0")
+
+
+def hold_out(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
+    """Which samples to keep back for validation: (n,) of bool, about ``share`` of each class.
+
+    At least one of every class that has two or more.
+    """
+    labels = np.asarray(labels)
+    kept = np.zeros(len(labels), bool)
+    rng = np.random.default_rng(derive_seed(seed, "hold out"))
+    for label, n in sorted(Counter(labels.tolist()).items()):
+        if n > 1:
+            rows = rng.permutation(np.flatnonzero(labels == label))
+            kept[rows[: max(1, round(share * n))]] = True
+    return kept
