@@ -51,7 +51,7 @@ class Cache:
             entry = table.find(str(path), stamp)
         if entry is not None and (array := table.read(entry)) is not None:
             return array
-        array = np.ascontiguousarray(compute())
+        array = np.asarray(compute(), order="C")
         if not self.full:
             try:
                 with self._lock:

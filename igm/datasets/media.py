@@ -7,8 +7,10 @@ values as librosa and torchvision do; the tests compare.
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +83,11 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise Unreadable(path, "has samples that are not finite")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
-    return mono if native == rate else soxr.resample(mono, native, rate, quality="HQ")
+    if native == rate:
+        return mono
+    length = math.ceil(len(mono) * (rate / native))  # to which librosa cuts or pads
+    resampled = soxr.resample(mono, native, rate, quality="HQ")[:length]
+    return np.pad(resampled, (0, length - len(resampled)))
 
 
 def log_spectrogram(samples: np.ndarray, n_fft: int = 512, hop: int = 353) -> np.ndarray:
@@ -213,6 +219,43 @@ def video_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
         video.release()
 
 
+def read_clip(path: Path, first: int, last: int) -> np.ndarray:
+    """The frames ``first`` to ``last`` of a video, counted from 0: (frames, height, width, 3), uint8, red first.
+
+    It reads from the start and counts: a jump to a frame is not exact in every kind of video.
+
+    Raises:
+        Unreadable: the file is no video, or the last of these frames cannot be reached.
+    """
+    import cv2
+
+    try:
+        with open(path, "rb") as file:
+            check_content(path, file.read(64))
+    except FileNotFoundError:
+        raise Unreadable(path, "is missing") from None
+    except OSError as error:
+        raise Unreadable(path, f"cannot be read: {error.strerror}") from None
+    # one thread: a batch has many videos, and they are read beside each other
+    video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    frames, number = [], 0
+    try:
+        while number <= last and video.isOpened() and video.grab():
+            if number >= first:
+                there, frame = video.retrieve()
+                if not there:
+                    break
+                frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            number += 1
+    finally:
+        video.release()
+    if not number:
+        raise Unreadable(path, "has no frame that can be read")
+    if number <= last:
+        raise Unreadable(path, f"ends or is damaged after {number} frames, {last + 1} are needed")
+    return np.stack(frames)
+
+
 def every_second(frames: Iterable[tuple[float, np.ndarray]]) -> list[np.ndarray]:
     """The first frame at or after 0, 1, 2 ... seconds."""
     kept: list[np.ndarray] = []
@@ -225,6 +268,9 @@ def every_second(frames: Iterable[tuple[float, np.ndarray]]) -> list[np.ndarray]
 def video_sound(path: Path) -> tuple[np.ndarray, int] | None:
     """The sound track of a video, (samples, channels), int16, and its rate; None where it has none.
 
+    One or two channels as they are; more are mixed to two. What an encoder puts before the sound (AAC's priming) is
+    left out; behind it up to a frame of silence stays.
+
     Raises:
         Unreadable: it has a track from which nothing comes out.
     """
@@ -234,25 +280,21 @@ def video_sound(path: Path) -> tuple[np.ndarray, int] | None:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 return None
-            stream = container.streams.audio[0]
-            layout = "mono" if stream.codec_context.channels == 1 else "stereo"
-            resampler = av.AudioResampler("s16", layout, stream.codec_context.sample_rate)
-            channels = 1 if layout == "mono" else 2
+            codec = container.streams.audio[0].codec_context
+            if codec is None:
+                raise ValueError("its format is unknown")
+            rate, channels = codec.sample_rate, 1 if codec.channels == 1 else 2
+            resampler = av.AudioResampler("s16", "mono" if channels == 1 else "stereo", rate)
             parts = []
-            for frame in [*_frames(container), None]:  # None: what is left in the resampler
+            for frame in chain(container.decode(audio=0), [None]):  # None: the rest
                 for out in resampler.resample(frame):
                     parts.append(out.to_ndarray().reshape(-1, channels))
-            rate = stream.codec_context.sample_rate
     except (av.FFmpegError, ValueError, OSError) as error:
         raise Unreadable(path, f"has no sound that can be read: {error}") from None
     samples = np.concatenate(parts) if parts else np.empty((0, 1), np.int16)
     if not len(samples):
         raise Unreadable(path, "has a sound track with nothing in it")
     return samples, rate
-
-
-def _frames(container) -> Iterator:
-    yield from container.decode(audio=0)
 
 
 def hidden(name: str) -> bool:

@@ -33,7 +33,9 @@ def released_gradient(method: Method, stage: Stage, batch: Batch, optimizer: SAM
     (name,) = stage.modalities
     network, settings = method.model[name], method.settings
     x, y, r = batch[name], batch["label"], settings.flat_ratio
-    lam, partner = draw_mixup(settings.mixup, len(y)) if settings.mixup else (1.0, None)
+    lam, partner = 1.0, None
+    if settings.mixup and x.is_floating_point():  # text, as word numbers, is not mixed
+        lam, partner = draw_mixup(settings.mixup, len(y))
     fast = settings.fast and optimizer.rho <= NO_PERTURBATION
     optimizer.zero_grad()
     with method.autocast():

@@ -32,8 +32,8 @@ class Unimodal(Method):
     def loss(self, stage: Stage, batch: Batch) -> Tensor:
         (name,) = stage.modalities
         x, y = batch[name], batch["label"]
-        if not self.settings.mixup:
-            return F.cross_entropy(self.model[name](x), y)  # Eq. 1
+        if not self.settings.mixup or not x.is_floating_point():
+            return F.cross_entropy(self.model[name](x), y)  # Eq. 1; words cannot be mixed
         lam, partner = draw_mixup(self.settings.mixup, len(y))
         logits = self.model[name](mix(x, lam, partner))
         return mixed_cross_entropy(logits, y, lam, partner)
