@@ -126,12 +126,17 @@ def _load(
         pin_memory=torch.device(device).type == "cuda",
     )
     stream = iter(loader)
-    for entry in plan:
-        with _plain_errors(workers):
-            read = list(islice(stream, len(entry)))
-        yield [
-            {name: x.to(device, non_blocking=True) for name, x in batch.items()} for batch in read
-        ]
+    try:
+        for entry in plan:
+            with _plain_errors(workers):
+                read = list(islice(stream, len(entry)))
+            yield [
+                {name: x.to(device, non_blocking=True) for name, x in batch.items()}
+                for batch in read
+            ]
+    finally:
+        if workers:  # else they live on as long as somebody holds the error's traceback
+            stream._shutdown_workers()
 
 
 @contextmanager
