@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from igm.authors_config import is_authors, translate
 from igm.compare import compare, comparison_table, plot_comparison
 from igm.datasets import DATASETS, LAYOUTS, Layout, check_options, find_layout, load_splits
 from igm.datasets.layout import check, check_report, make_sample
@@ -368,13 +369,20 @@ class _Config(ActionConfigFile):
             parser.error(f"the config file {value} is not valid JSON: {error}")
         if not isinstance(config, dict):
             parser.error(f'the config file {value} must hold options, e.g. {{"epochs": 20}}')
+        if is_authors(config):
+            try:
+                config, told = translate(config)
+            except ValueError as error:
+                parser.error(f"in the config file {value} {error}")
+            for sentence in told:
+                print(f"igm: config {value}: {sentence}", file=sys.stderr)
         options = [action.dest for action in parser._actions if action is not self]
         for key in config:
             if key not in options:
                 parser.error(
                     f"unknown option {key!r} in the config file {value}{_suggestion(key, options)}"
                 )
-        super().__call__(parser, cfg, value, option_string)
+        super().__call__(parser, cfg, json.dumps(config), option_string)
 
 
 KINDS = {
@@ -473,7 +481,9 @@ def _parser() -> ArgumentParser:
         kind.add_argument("raw", type=str, help="the folder of the download")
         kind.add_argument("out", type=str, help="a new folder, or one that igm prepare began")
         kind.add_argument("--workers", type=int | None, help="processes; by default one a core")
-        kind.add_argument("--strict", type=bool, default=False, help="stop at what would be skipped")
+        kind.add_argument(
+            "--strict", type=bool, default=False, help="stop at what would be skipped"
+        )
         kind.add_argument(
             "--follow_links", type=bool, default=False, help="also links out of the raw folder"
         )

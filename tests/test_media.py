@@ -175,7 +175,12 @@ def test_boxes_are_distributed_as_those_of_torchvision():
         drawn = [crop.make_params([picture]) for _ in range(2000)]
     theirs = [(d["top"], d["left"], d["height"], d["width"]) for d in drawn]
     for ours_i, theirs_i in zip(np.transpose(ours), np.transpose(theirs)):
-        assert np.abs(np.quantile(ours_i, [0.1, 0.5, 0.9]) - np.quantile(theirs_i, [0.1, 0.5, 0.9])).max() < 6
+        assert (
+            np.abs(
+                np.quantile(ours_i, [0.1, 0.5, 0.9]) - np.quantile(theirs_i, [0.1, 0.5, 0.9])
+            ).max()
+            < 6
+        )
     for top, left, height, width in ours:
         assert 0 <= top <= 90 - height and 0 <= left <= 160 - width and height and width
 
@@ -226,7 +231,15 @@ def test_a_git_lfs_pointer_in_place_of_a_video_is_explained(tmp_path):
 
 
 def test_a_folder_of_frames_is_read_by_name_without_what_systems_leave_there(tmp_path, rng):
-    for name in ("00010.jpg", "00002.jpg", "._00001.jpg", ".DS_Store", "Thumbs.db", "a.JPEG", "b.txt"):
+    for name in (
+        "00010.jpg",
+        "00002.jpg",
+        "._00001.jpg",
+        ".DS_Store",
+        "Thumbs.db",
+        "a.JPEG",
+        "b.txt",
+    ):
         (tmp_path / name).write_bytes(b"x")
     assert [p.name for p in media.pictures_in(tmp_path)] == ["00002.jpg", "00010.jpg", "a.JPEG"]
     (tmp_path / "none").mkdir()

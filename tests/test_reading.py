@@ -80,12 +80,12 @@ def test_epochs_and_seeds_draw_other_crops(items):
 
 def test_the_global_generators_are_left_alone(items):
     torch.manual_seed(3)
-    np.random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
     read(media_set(items, choice="random"))
     assert torch.rand(1).item() == pytest.approx(
         torch.rand(1, generator=torch.Generator().manual_seed(3)).item()
     )
-    assert np.random.rand() == np.random.RandomState(3).rand()
+    assert np.random.rand() == np.random.RandomState(3).rand()  # noqa: NPY002
 
 
 def test_evaluation_reads_the_same_in_every_pass(items):
@@ -97,7 +97,12 @@ def test_evaluation_reads_the_same_in_every_pass(items):
 
 @pytest.mark.parametrize(
     ("choice", "count", "expected"),
-    [("first", 2, [0, 1]), ("spread", 1, [2]), ("spread", 2, [1, 3]), ("random", 5, [0, 1, 2, 3, 4])],
+    [
+        ("first", 2, [0, 1]),
+        ("spread", 1, [2]),
+        ("spread", 2, [1, 3]),
+        ("random", 5, [0, 1, 2, 3, 4]),
+    ],
 )
 def test_which_frames_are_taken(items, choice, count, expected):
     reader = Pictures("video", count=count, choice=choice)

@@ -32,14 +32,15 @@ class Unreadable(ValueError):
         return Unreadable, (self.path, self.reason)
 
 
-def read_bytes(path: Path) -> bytes:
-    """What is in a media file.
+def read_bytes(path: Path, most: int = -1) -> bytes:
+    """What is in a media file, or its first bytes.
 
     Raises:
         Unreadable: it is missing, empty, or a Git LFS pointer in place of the file.
     """
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            content = file.read(most)
     except FileNotFoundError:
         raise Unreadable(path, "is missing") from None
     except OSError as error:
@@ -171,12 +172,14 @@ def random_crop(images: Tensor, size: int, rng: np.random.Generator) -> Tensor:
     return images.flip(-1) if rng.random() < 0.5 else images
 
 
-def crop_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def crop_box(
+    height: int, width: int, rng: np.random.Generator, area: tuple[float, float] = (0.08, 1)
+) -> tuple[int, int, int, int]:
     """top, left, height, width of a crop: 8 to 100 % of the area, its sides 3:4 to 4:3 (Szegedy et al., 2015)."""
     for _ in range(10):
-        area = height * width * rng.uniform(0.08, 1)
+        size = height * width * rng.uniform(*area)
         ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        w, h = round(np.sqrt(size * ratio)), round(np.sqrt(size / ratio))
         if 0 < w <= width and 0 < h <= height:
             return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
     w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
@@ -201,8 +204,7 @@ def video_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     """
     import cv2
 
-    with open(path, "rb") as file:
-        check_content(path, file.read(64))
+    check_content(path, read_bytes(path, 64))
     video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         rate = video.get(cv2.CAP_PROP_FPS)

@@ -67,6 +67,23 @@ class Output:
     def copy(self, relative: str, source: Path) -> None:
         self.file(relative, source.read_bytes())
 
+    def link(self, relative: str, source: Path) -> None:
+        """The source under a second name, a hard link, which takes no space; a copy where there can be none."""
+        path, source = self.root / relative, source.resolve()
+        content = source.read_bytes()
+        if not path.exists() or not path.samefile(source):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f"{path.name}.partial")
+            try:
+                partial.unlink(missing_ok=True)
+                os.link(source, partial)
+                os.replace(partial, path)
+                sync(path.parent)
+            except OSError:  # another disk, or a file system without links
+                partial.unlink(missing_ok=True)
+                write_bytes(path, content)
+        self._note(relative, content)
+
     def folder(self, relative: str, contents: Mapping[str, bytes]) -> None:
         """A folder with all of its files, or none."""
         target = self.root / relative
@@ -260,8 +277,11 @@ class Preparation:
                 lines.append(json.loads(line))
             except ValueError:
                 continue
-        if not lines or lines[0] != json.loads(json.dumps(head)):
-            begun = {k: lines[0].get(k) for k in head} if lines else "something else"
+        if len(lines) < 2:  # nothing was done yet
+            write_bytes(journal, (json.dumps(head) + "\n").encode())
+            return
+        if lines[0] != json.loads(json.dumps(head)):
+            begun = {k: lines[0].get(k) for k in head}
             raise FileExistsError(
                 f"{self.out} was begun as {begun}, not as {head}: give the same options or a new folder"
             )

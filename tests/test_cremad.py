@@ -1,0 +1,685 @@
+"""datasets/cremad.py with preparing.py, layout.py and tables.py: from a raw download to samples, whatever is in it."""
+
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from igm import load_dataset
+from igm.datasets import synthetic
+from igm.datasets.cremad import CLASSES, CREMAD, NAME, prepare, sample
+from igm.datasets.layout import check, check_report, make_sample
+from igm.datasets.media import Unreadable
+from igm.datasets.preparing import Preparation, Task, report_text
+from igm.datasets.tables import Faults, hold_out, plain_name, read_table, read_text
+
+STEM = "1003_DFA_SAD_XX"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """What ``igm sample`` makes: raw/ and CREMAD/."""
+    out = tmp_path_factory.mktemp("cremad") / "sample"
+    make_sample(CREMAD, out)
+    return out
+
+
+@pytest.fixture
+def raw(made, tmp_path):
+    """A copy of the raw download that a test may spoil."""
+    shutil.copytree(made / "raw", tmp_path / "raw")
+    return tmp_path / "raw"
+
+
+def run(raw, out, workers=1, strict=False, follow_links=False, **options):
+    with Preparation(
+        "cremad", raw, out, options, workers, strict, follow_links, progress=False
+    ) as job:
+        prepare(job, **options)
+        return job.finish()
+
+
+def tree(folder, but=(".prepare",)):
+    """relative name -> content of every file."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file() and not set(but) & set(path.relative_to(folder).parts)
+    }
+
+
+def half_written(folder):
+    return [str(p) for p in Path(folder).rglob("*") if "partial" in p.name]
+
+
+def annotated(out):
+    return [row[0] for split in ("train", "test") for row in rows_of(out, split)]
+
+
+def rows_of(out, split):
+    with open(out / "annotations" / f"{split}.csv", newline="") as file:
+        return list(csv.reader(file))
+
+
+# ---------------------------------------------------------------- the sample and what prepare makes of it
+
+
+def test_the_raw_sample_has_the_form_of_the_download(made):
+    raw = made / "raw"
+    wavs, flvs = (sorted((raw / name).iterdir()) for name in ("AudioWAV", "VideoFlash"))
+    assert len(wavs) == len(flvs) == 66
+    assert [p.stem for p in wavs] == [p.stem for p in flvs]
+    assert all(re.fullmatch(r"1\d{3}_DFA_(NEU|HAP|SAD|FEA|DIS|ANG)_XX", p.stem) for p in wavs)
+    assert wavs[0].read_bytes()[:4] == b"RIFF" and flvs[0].read_bytes()[:3] == b"FLV"
+    assert soundfile.info(wavs[0]).samplerate == 16000
+    text = (raw / "train.csv").read_bytes()
+    assert text.startswith(b"\xef\xbb\xbf1001_DFA_NEU_XX,NEU\r\n")  # BOM, CRLF, no header
+    assert text.count(b"\r\n") == 54
+
+
+def test_raw_and_prepared_sample_are_small_and_the_same_each_time(made, tmp_path):
+    size = sum(len(content) for content in tree(made).values())
+    assert size < 3_000_000
+    sample(tmp_path / "again", seed=0)
+    assert tree(tmp_path / "again") == tree(made / "raw")
+    sample(tmp_path / "other", seed=1)
+    assert tree(tmp_path / "other") != tree(made / "raw")
+
+
+def test_prepare_writes_the_layout(made):
+    root = made / "CREMAD"
+    assert {p.name for p in root.iterdir()} - {".prepare"} == {
+        "annotations",
+        "AudioWAV",
+        "Image-01-FPS",
+        "manifest.json",
+        "report.json",
+    }
+    assert rows_of(root, "train")[0] == ["1001_DFA_NEU_XX", "NEU"]
+    for stem in annotated(root):
+        assert (root / "AudioWAV" / f"{stem}.wav").read_bytes() == (
+            made / "raw" / "AudioWAV" / f"{stem}.wav"
+        ).read_bytes()
+        frames = sorted(p.name for p in (root / "Image-01-FPS" / stem).iterdir())
+        assert frames == ["00001.jpg", "00002.jpg"]  # 8 frames at 6 a second: 0 s and 1 s
+    assert Counter(row[1] for row in rows_of(root, "train")) == dict.fromkeys(CLASSES, 9)
+
+
+def test_the_frames_are_those_at_whole_seconds(made):
+    import cv2
+
+    video = cv2.VideoCapture(str(made / "raw" / "VideoFlash" / f"{STEM}.flv"))
+    frames = [video.read()[1] for _ in range(8)]
+    for second, number in ((0, 1), (1, 2)):
+        path = made / "CREMAD" / "Image-01-FPS" / STEM / f"{number:05}.jpg"
+        kept = cv2.imread(str(path)).astype(int)
+        distance = [np.abs(kept - frame).mean() for frame in frames]
+        assert np.argmin(distance) == 6 * second and min(distance) < 3
+
+
+def test_the_manifest_has_the_checksum_of_every_file(made):
+    root = made / "CREMAD"
+    manifest = json.loads((root / "manifest.json").read_text())["files"]
+    there = {n: c for n, c in tree(root).items() if n not in ("manifest.json", "report.json")}
+    assert manifest.keys() == there.keys()
+    for name, content in there.items():
+        assert manifest[name]["sha256"] == hashlib.sha256(content).hexdigest()
+        assert manifest[name]["bytes"] == len(content)
+
+
+def test_several_workers_make_the_same_files(made, tmp_path):
+    report = run(made / "raw", tmp_path / "out", workers=2)
+    assert tree(tmp_path / "out") == tree(made / "CREMAD")
+    assert report["skipped"] == {}
+    assert "train          54  ANG 9, DIS 9" in report_text(report)
+    assert report["notes"] == ["0 of the 2 actors of test are in train, too"]
+
+
+def test_the_split_by_speakers_shares_no_actor(made, tmp_path):
+    run(made / "raw", tmp_path / "out", split="speakers")
+    actors = {
+        split: {row[0][:4] for row in rows_of(tmp_path / "out", split)}
+        for split in ("train", "valid", "test")
+    }
+    assert [len(actors[split]) for split in actors] == [8, 1, 2]
+    assert not actors["train"] & (actors["test"] | actors["valid"])
+    assert not actors["test"] & actors["valid"]
+
+
+def test_actors_that_are_in_both_parts_are_counted(raw, tmp_path):
+    with open(raw / "test.csv", "a") as file:
+        file.write("1001_DFA_ANG_XX,ANG\r\n")
+    text = (raw / "train.csv").read_text().replace("1001_DFA_ANG_XX,ANG\n", "")
+    (raw / "train.csv").write_text(text)
+    assert run(raw, tmp_path / "out")["notes"] == ["1 of the 3 actors of test are in train, too"]
+
+
+def test_the_split_by_speakers_of_91_actors_has_the_documented_sizes(tmp_path):
+    from igm.datasets.cremad import _by_speakers
+
+    (tmp_path / "AudioWAV").mkdir()
+    for actor in range(1001, 1092):
+        (tmp_path / "AudioWAV" / f"{actor}_IEO_ANG_HI.wav").touch()
+    parts = _by_speakers(tmp_path)
+    assert {part: len(stems) for part, stems in parts.items()} == {
+        "train": 64,
+        "valid": 9,
+        "test": 18,
+    }
+
+
+# ---------------------------------------------------------------- stopping, going on, changing
+
+
+def times_of(folder):
+    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.suffix in (".wav", ".jpg")}
+
+
+def test_a_second_run_makes_nothing_again_and_a_lost_file_comes_back(raw, tmp_path):
+    out = tmp_path / "out"
+    run(raw, out)
+    before, files = times_of(out), tree(out)
+    lost = out / "AudioWAV" / f"{STEM}.wav"
+    lost.unlink()
+    shutil.rmtree(out / "Image-01-FPS" / "1001_DFA_NEU_XX")
+    run(raw, out)
+    assert tree(out) == files
+    again = {name for name, stamp in times_of(out).items() if before[name] != stamp}
+    assert len(again) == 6  # two clips, of a sound and two frames each
+
+
+def test_a_source_that_changed_is_prepared_again(raw, tmp_path):
+    run(raw, tmp_path / "out")
+    path = raw / "AudioWAV" / f"{STEM}.wav"
+    synthetic.write_wav(path, np.full(4000, 0.25, np.float32), 16000)
+    run(raw, tmp_path / "out")
+    assert (tmp_path / "out" / "AudioWAV" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_files(made, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "igm", "prepare", "cremad", str(made / "raw"), str(out)]
+    started = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    whole = time.monotonic() - started
+    expected = tree(out)
+    shutil.rmtree(out)
+    for share in (0.8, 0.9, 0.95):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(share * whole)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for path in out.rglob("*.wav"):  # what is there is whole
+            assert path.read_bytes() == (made / "raw" / "AudioWAV" / path.name).read_bytes()
+        for folder in out.glob("Image-01-FPS/1*"):
+            assert len(list(folder.iterdir())) == 2
+    time.sleep(1.2)  # the workers of a killed process end
+    subprocess.run(command, check=True, capture_output=True)
+    assert tree(out) == expected
+
+
+def test_a_torn_journal_loses_one_line(made, tmp_path):
+    out = tmp_path / "out"
+    run(made / "raw", out)
+    journal = out / ".prepare" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-40])
+    before = times_of(out)
+    run(made / "raw", out)
+    assert sum(before[name] != stamp for name, stamp in times_of(out).items()) == 3
+    lines = journal.read_text().splitlines()
+    assert len(lines) == 67 and all(json.loads(line) for line in lines)
+
+
+def test_two_at_once_in_one_folder_are_refused(made, tmp_path):
+    with (
+        Preparation("cremad", made / "raw", tmp_path / "out", progress=False),
+        pytest.raises(FileExistsError, match="another igm prepare is at work"),
+        Preparation("cremad", made / "raw", tmp_path / "out", progress=False),
+    ):
+        pass
+
+
+def test_other_options_need_another_folder(made, tmp_path):
+    run(made / "raw", tmp_path / "out")
+    with pytest.raises(FileExistsError, match="was begun as .*speakers.*same options"):
+        run(made / "raw", tmp_path / "out", split="speakers")
+
+
+@pytest.mark.parametrize("place", ["full", "file", "itself", "above"])
+def test_an_output_that_would_do_harm_is_refused(raw, tmp_path, place):
+    out = {"full": tmp_path / "full", "file": tmp_path / "f", "itself": raw, "above": tmp_path}[
+        place
+    ]
+    if place == "full":
+        out.mkdir()
+        (out / "thesis.tex").write_text("years of work")
+    if place == "file":
+        out.write_text("a file")
+    before = tree(tmp_path)
+    with pytest.raises((FileExistsError, ValueError), match="give (a|another) (new )?folder"):
+        run(raw, out)
+    assert tree(tmp_path, but=()) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_one_error(made, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(OSError, match="cannot write to .*give a folder that you may write to"):
+        run(made / "raw", tmp_path / "locked" / "out")
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_error(made, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(OSError, match="cannot write to .*give a folder"):
+        run(made / "raw", tmp_path / "taken" / "out")
+
+
+def test_a_full_disk_is_one_error_and_what_was_made_stays(made, tmp_path):
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000));"
+        "from igm.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["prepare", "cremad", str(made / "raw"), str(tmp_path / "out"), "--workers", "1"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("igm: ")]
+    assert len(errors) == 1 and "cannot write" in errors[0] and "Traceback" not in done.stderr
+    assert half_written(tmp_path / "out") == []
+    assert not (tmp_path / "out" / "annotations").exists()
+
+
+def crash(output, name):
+    os._exit(9)
+
+
+def test_a_worker_that_dies_is_named(made, tmp_path):
+    with Preparation("cremad", made / "raw", tmp_path / "out", workers=2, progress=False) as job:
+        tasks = [Task(f"clip {i}", crash, (f"clip {i}",), ()) for i in range(3)]
+        with pytest.raises(OSError, match="a worker died at one of clip .*fewer --workers"):
+            job.run(tasks)
+
+
+# ---------------------------------------------------------------- hostile media: skipped, counted, nothing left
+
+
+def spoil_wav(content):
+    return lambda raw: (raw / "AudioWAV" / f"{STEM}.wav").write_bytes(content)
+
+
+def spoil_flv(content):
+    return lambda raw: (raw / "VideoFlash" / f"{STEM}.flv").write_bytes(content)
+
+
+def cut_flv(raw):
+    path = raw / "VideoFlash" / f"{STEM}.flv"
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def no_wav(raw):
+    (raw / "AudioWAV" / f"{STEM}.wav").unlink()
+
+
+def silent_header(raw):
+    soundfile.write(raw / "AudioWAV" / f"{STEM}.wav", np.zeros(0, np.float32), 16000)
+
+
+def folder_for_flv(raw):
+    path = raw / "VideoFlash" / f"{STEM}.flv"
+    path.unlink()
+    path.mkdir()
+
+
+def link_out(raw):
+    path = raw / "AudioWAV" / f"{STEM}.wav"
+    outside = raw.parent / "outside.wav"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (spoil_wav(b""), r"\.wav is empty"),
+        (spoil_wav(b"RIFF\x24\x00"), "is not a sound file"),
+        (spoil_wav(POINTER), "Git LFS pointer.*git lfs pull"),
+        (silent_header, "a header and no samples"),
+        (no_wav, r"AudioWAV.*\.wav is missing"),
+        (link_out, "link out of the raw folder.*--follow_links"),
+        (spoil_flv(b""), r"\.flv is empty"),
+        (spoil_flv(POINTER), "Git LFS pointer"),
+        (cut_flv, "has no frame that can be read"),
+        (folder_for_flv, r"\.flv"),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_clip_that_cannot_be_used_is_skipped_and_counted(raw, tmp_path, spoil, reason, workers):
+    spoil(raw)
+    out = tmp_path / "out"
+    report = run(raw, out, workers)
+    assert list(report["skipped"]) == [STEM]
+    assert re.search(reason, report["skipped"][STEM])
+    assert STEM not in annotated(out) and len(annotated(out)) == 65
+    assert half_written(out) == [] and not list(out.rglob(f"{STEM}*"))
+    assert f"skipped: {STEM}" in report_text(report) and "1 samples skipped" in report_text(report)
+    assert check(CREMAD, out, full=True, progress=False).usable
+    assert run(raw, out, workers)["skipped"] == report["skipped"]  # also when it is run again
+    with pytest.raises(ValueError, match=reason):
+        run(raw, tmp_path / "strict", workers, strict=True)
+    assert not (tmp_path / "strict" / "annotations").exists()
+
+
+def test_links_are_followed_when_asked(raw, tmp_path):
+    link_out(raw)
+    assert run(raw, tmp_path / "out", follow_links=True)["skipped"] == {}
+
+
+def test_stereo_8_khz_and_other_rates_are_fine(raw, tmp_path):
+    rng = np.random.default_rng(0)
+    for rate, channels in ((8000, 1), (44100, 2)):
+        path = raw / "AudioWAV" / f"{STEM}.wav"
+        soundfile.write(path, 0.1 * rng.standard_normal((rate, channels)), rate)
+        out = tmp_path / f"out {rate}"
+        assert run(raw, out)["skipped"] == {}
+        dataset = load_dataset("cremad", out, "train", held_out=0.01, cache=False)
+        names = [item.name for item in dataset.items]
+        if STEM in names:
+            assert dataset[names.index(STEM)]["audio"].shape == (1, 257, 188)
+
+
+def test_nothing_usable_is_an_error(raw, tmp_path):
+    for path in (raw / "AudioWAV").iterdir():
+        path.write_bytes(POINTER)
+    with pytest.raises(ValueError, match="nothing could be prepared.*Git LFS pointer"):
+        run(raw, tmp_path / "out")
+
+
+# ---------------------------------------------------------------- hostile annotations: one clear error with its line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            b"1001_DFA_NEU_XX;NEU\n",
+            r"train\.csv:1: 1 of 2 columns: separate them by commas, not by semi",
+        ),
+        (b"1001_DFA_NEU_XX\tNEU\n", "commas, not by tabs"),
+        (b"1001_DFA_NEU_XX,NEU\n1001_DFA_HAP_XX\n", r"train\.csv:2: 1 of 2 columns"),
+        (b"1001_DFA_NEU_XX,BORED\n", r"train\.csv:1: unknown emotion 'BORED': use one of NEU"),
+        (
+            b"1001_DFA_NEU_XX,NEU\n1001_DFA_NEU_XX,NEU\n",
+            r"train\.csv:2: .* stands in line 1 already",
+        ),
+        (b"../../etc/passwd,NEU\n", r"train\.csv:1: '../../etc/passwd' is no clip"),
+        (b"my clip,NEU\n", "is no clip of CREMA-D"),
+        (b"1001\xe2\x80\x94DFA\xe2\x80\x94NEU_XX,NEU\n", "is no clip of CREMA-D"),
+        (b"1001_DFA_NEU_XX,NEU\n\xff\xfe\xfa,NEU\n", r"train\.csv:2: not UTF-8: save"),
+        ("1001_DFA_NEU_XX,NEU\n".encode("utf-16"), "UTF-16: save it as UTF-8"),
+        (b"1001_DFA_NEU_XX,NEU\n\0\0\0", "NUL characters"),
+        (b"", "is empty"),
+        (b"\n\n", "is empty"),
+        (POINTER, "Git LFS pointer"),
+        (b'1001_DFA_NEU_XX,"NEU\n1001_DFA_HAP_XX,HAP\n', "not a table"),
+    ],
+)
+def test_a_wrong_line_is_one_error(raw, tmp_path, text, message):
+    (raw / "train.csv").write_bytes(text)
+    with pytest.raises(ValueError, match=message):
+        run(raw, tmp_path / "out")
+    assert not (tmp_path / "out" / "annotations").exists()
+    root = tmp_path / "root"
+    (root / "annotations").mkdir(parents=True)
+    (root / "annotations" / "train.csv").write_bytes(text)
+    with pytest.raises(ValueError, match=message):
+        load_dataset("cremad", root, "train")
+    found = check(CREMAD, root, progress=False)
+    assert not found.usable and any(re.search(message, fault) for fault in found.faults)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"1001_DFA_NEU_XX,NEU\n1001_DFA_HAP_XX,HAP",
+        b"\xef\xbb\xbf1001_DFA_NEU_XX,NEU\r\n1001_DFA_HAP_XX,HAP\r\n\r\n",
+        b"stem,emotion\n1001_DFA_NEU_XX,NEU\n1001_DFA_HAP_XX,HAP\n",
+        b'"1001_DFA_NEU_XX","NEU"\n1001_DFA_HAP_XX , HAP\n',
+        b"1001_DFA_NEU_XX.wav,NEU,extra\n1001_DFA_HAP_XX.flv,HAP,\n",
+        b"1001_DFA_NEU_XX,NEU\r1001_DFA_HAP_XX,HAP\r",
+    ],
+)
+def test_the_forms_that_people_have_are_read(raw, tmp_path, text):
+    (raw / "train.csv").write_bytes(text)
+    run(raw, tmp_path / "out")
+    expected = [["1001_DFA_NEU_XX", "NEU"], ["1001_DFA_HAP_XX", "HAP"]]
+    assert rows_of(tmp_path / "out", "train") == expected
+
+
+def test_missing_lists_say_where_they_are(raw, tmp_path):
+    (raw / "train.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="OGM-GE.*--annotations"):
+        run(raw, tmp_path / "out")
+    (tmp_path / "lists").mkdir()
+    shutil.copy(raw / "test.csv", tmp_path / "lists" / "train.csv")
+    shutil.copy(raw / "test.csv", tmp_path / "lists" / "test.csv")
+    assert run(raw, tmp_path / "out", annotations=str(tmp_path / "lists"))["counts"]["test"]
+
+
+def test_a_raw_folder_that_is_not_there_or_has_no_clips(tmp_path):
+    with pytest.raises(FileNotFoundError, match="raw folder .* is not there"):
+        run(tmp_path / "no", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="AudioWAV is not there: give the clone"):
+        run(tmp_path / "empty", tmp_path / "out", split="speakers")
+
+
+# ---------------------------------------------------------------- check
+
+
+@pytest.fixture
+def root(made, tmp_path):
+    shutil.copytree(made / "CREMAD", tmp_path / "CREMAD")
+    return tmp_path / "CREMAD"
+
+
+def faults(root, full=True):
+    found = check(CREMAD, root, full, progress=False)
+    assert found.usable == (not found.faults)
+    return found.faults
+
+
+def test_a_whole_set_is_usable_and_says_how_it_differs_from_the_published(root):
+    found = check(CREMAD, root, full=True, progress=False)
+    text = check_report(CREMAD, found)
+    assert found.usable and found.decoded == 132
+    assert "NEU 9 (973)" in text and "a share of train will be held out" in text
+    assert text.endswith("usable (132 files decoded)")
+
+
+def test_published_counts_bring_no_remark(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    for split, counts in CREMAD.published.items():
+        lines = [
+            f"{1000 + i}_DFA_{name}_{split[:2].upper() * 0}XX,{name}\n"
+            for name, n in counts.items()
+            for i in range(n)
+        ]
+        (tmp_path / "annotations" / f"{split}.csv").write_text("".join(lines))
+    found = check(CREMAD, tmp_path, progress=False)
+    assert not any("other counts" in remark for remark in found.remarks)
+    assert sum(found.counts["train"].values()) == 6698
+    assert sum(found.counts["test"].values()) == 744
+
+
+def test_check_lists_each_damaged_file_with_its_line(root):
+    train = annotated(root)
+    (root / "AudioWAV" / f"{train[0]}.wav").unlink()
+    (root / "AudioWAV" / f"{train[1]}.wav").write_bytes(b"")
+    shutil.rmtree(root / "Image-01-FPS" / train[2])
+    frame = root / "Image-01-FPS" / train[3] / "00001.jpg"
+    frame.write_bytes(frame.read_bytes()[:-400])
+    found = "\n".join(faults(root))
+    for line, reason in enumerate(("missing", "empty", "missing", "damaged picture"), 1):
+        assert re.search(rf"{train[line - 1]}.*{reason}.*\(line {line} of", found)
+    assert "checksum" in found  # of the frame that was cut
+
+
+def test_only_a_full_check_finds_a_change_that_can_still_be_read(root):
+    stem = annotated(root)[0]
+    synthetic.write_wav(root / "AudioWAV" / f"{stem}.wav", np.zeros(800, np.float32), 8000)
+    assert faults(root, full=False) == []
+    (fault,) = faults(root)
+    assert f"{stem}.wav has changed since igm prepare" in fault
+
+
+def test_a_sample_in_two_splits_is_a_fault(root):
+    row = ",".join(rows_of(root, "train")[0]) + "\n"
+    with open(root / "annotations" / "test.csv", "a") as file:
+        file.write(row)
+    assert any("1 samples are in train and in test" in fault for fault in faults(root))
+
+
+def test_a_missing_split_or_folder_is_named(root, tmp_path):
+    (root / "annotations" / "test.csv").unlink()
+    assert any("no annotations of the test split" in fault for fault in faults(root))
+    with pytest.raises(FileNotFoundError, match="no annotations of the test split: `igm prepare"):
+        load_dataset("cremad", root, "test")
+    with pytest.raises(FileNotFoundError, match="is not there"):
+        check(CREMAD, tmp_path / "nowhere")
+
+
+# ---------------------------------------------------------------- loading
+
+
+def test_both_the_folder_and_the_one_above_can_be_given(made):
+    for place in (made, made / "CREMAD"):
+        assert len(load_dataset("cremad", place, "test", cache=False)) == 12
+
+
+def test_the_data_root_can_come_from_the_environment(made, monkeypatch):
+    monkeypatch.setenv("IGM_DATA", str(made))
+    assert len(load_dataset("cremad", split="test", cache=False)) == 12
+    monkeypatch.delenv("IGM_DATA")
+    with pytest.raises(FileNotFoundError, match="--data_root.*IGM_DATA.*igm sample cremad"):
+        load_dataset("cremad")
+
+
+def test_a_sample_is_what_its_files_hold(made):
+    dataset = load_dataset("cremad", made, "test", cache=False)
+    assert dataset.shapes == {"audio": (1, 257, 188), "video": (1, 3, 224, 224)}
+    assert dataset.modalities == ["audio", "video"]
+    assert dataset.classes == ["NEU", "HAP", "SAD", "FEA", "DIS", "ANG"]
+    for item, label in zip(dataset.items, dataset.labels):
+        assert dataset.classes[label] == NAME.fullmatch(item.name)[3]
+
+
+def test_a_share_of_train_is_held_out_the_same_for_both_splits(made):
+    train, valid, again, other = (
+        load_dataset("cremad", made, split, seed=seed, held_out=0.3, cache=False)
+        for split, seed in (("train", 0), ("valid", 0), ("valid", 0), ("valid", 1))
+    )
+    names = [{item.name for item in part.items} for part in (train, valid, again, other)]
+    assert not names[0] & names[1] and len(names[0] | names[1]) == 54
+    assert names[1] == names[2] != names[3]
+    assert Counter(valid.labels.tolist()) == dict.fromkeys(range(6), 3)
+    assert train.train and not valid.train
+    assert valid.notes == {"held_out": 0.3, "held_out_samples": 18}
+
+
+def test_a_valid_split_that_is_there_is_used(made, tmp_path):
+    run(made / "raw", tmp_path / "out", split="speakers")
+    valid = load_dataset("cremad", tmp_path / "out", "valid", cache=False)
+    assert len(valid) == 6 and valid.notes == {}
+    assert len(load_dataset("cremad", tmp_path / "out", "train", cache=False)) == 48
+
+
+def test_where_the_cache_goes(made, root, tmp_path, monkeypatch):
+    load_dataset("cremad", root, "test")[0]
+    assert (root / ".igm-cache").is_dir()
+    monkeypatch.setenv("IGM_CACHE", str(tmp_path / "elsewhere"))
+    load_dataset("cremad", made, "test")[0]
+    assert (tmp_path / "elsewhere" / "cremad").is_dir()
+    before = tree(made)
+    load_dataset("cremad", made, "test", cache=False)[0]
+    assert tree(made) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frame": 2}, "unknown reading option 'frame' of cremad: use some of frames, choice"),
+        ({"choice": "best"}, "unknown frame choice 'best'"),
+        ({"samples": 1000}, "samples must be from 1 to 48 in the train split, got 1000"),
+        ({"held_out": 1.5}, "held_out must be between 0 and 1"),
+        ({"split": "dev"}, "unknown split 'dev'"),
+    ],
+)
+def test_bad_options_are_named(made, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_dataset("cremad", made, **options)
+
+
+def test_samples_are_drawn_by_the_seed(made):
+    names = [
+        [item.name for item in load_dataset("cremad", made, samples=9, seed=s, cache=False).items]
+        for s in (0, 0, 1)
+    ]
+    assert names[0] == names[1] != names[2] and len(names[0]) == 9
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_quotes_are_characters_in_files_of_tweets(tmp_path):
+    (tmp_path / "a.tsv").write_text('1\t"so she said\n2\tsaid "yes" \'\n')
+    faults = Faults()
+    found = list(read_table(tmp_path / "a.tsv", 2, faults, "\t", quotes=False))
+    assert found == [(1, ["1", '"so she said']), (2, ["2", 'said "yes" \''])]
+    assert not faults
+
+
+def test_the_first_fault_is_raised_and_the_rest_counted():
+    faults = Faults()
+    faults.stop()
+    faults.add("a.csv", 3, "first")
+    faults.add("a.csv", None, "second")
+    with pytest.raises(ValueError, match=r"^a\.csv:3: first \(and 1 more lines like it\)$"):
+        faults.stop()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "a\\b", "a\0"])
+def test_a_way_out_of_a_folder_is_no_plain_name(name):
+    assert not plain_name(name)
+    assert plain_name("été 2—3.jpg")
+
+
+def test_text_that_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not there"):
+        read_text(tmp_path / "no.csv")
+    with pytest.raises(Unreadable, match="is empty"):
+        (tmp_path / "no.csv").touch()
+        read_text(tmp_path / "no.csv")
+
+
+def test_holding_out_takes_a_share_of_every_class():
+    labels = np.repeat([0, 1, 2, 3], [100, 10, 2, 1])
+    kept = hold_out(labels, 0.2, 0)
+    assert [int(kept[labels == c].sum()) for c in range(4)] == [20, 2, 1, 0]
+    assert torch.equal(torch.tensor(kept), torch.tensor(hold_out(labels, 0.2, 0)))
+    assert not np.array_equal(kept, hold_out(labels, 0.2, 1))
