@@ -54,6 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"igm: {_one_line(str(error))}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if os.environ.get("IGM_TRACEBACK") or not error.name:
+            raise
+        print(
+            f"igm: {error.name} is not installed, which reading media files needs: in the book's folder "
+            "`pip install '.[media]'`",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def train_command(options: Namespace) -> int:
@@ -75,8 +84,10 @@ def train_command(options: Namespace) -> int:
 def evaluate_command(options: Namespace) -> int:
     """Scores the weights of a finished run on its data, or on other data of the same kind."""
     method, data, device = _finished(options)
+    s = method.settings
+    sizes = {"batch_size": s.eval_batch_size, "workers": s.workers}
     results = {
-        split: evaluate(method.logits, data[split], method.settings.fusion, device)
+        split: evaluate(method.logits, data[split], s.fusion, device, **sizes)
         for split in ("valid", "test")
     }
     print(score_table(results))
@@ -97,7 +108,7 @@ def landscape_command(options: Namespace) -> int:
     network = method.model if name == "fused" else method.model[name]
     pairs = [
         (batch if name == "fused" else batch[name], batch["label"])
-        for batch in batches(dataset, 256, None, device)
+        for batch in batches(dataset, method.settings.eval_batch_size, None, device)
     ]
     axis = torch.linspace(-options.radius, options.radius, options.points).tolist()
     directions = [random_direction(network, seed) for seed in (0, 1)]
@@ -369,20 +380,23 @@ class _Config(ActionConfigFile):
             parser.error(f"the config file {value} is not valid JSON: {error}")
         if not isinstance(config, dict):
             parser.error(f'the config file {value} must hold options, e.g. {{"epochs": 20}}')
+        content = value
         if is_authors(config):
             try:
                 config, told = translate(config)
             except ValueError as error:
                 parser.error(f"in the config file {value} {error}")
-            for sentence in told:
-                print(f"igm: config {value}: {sentence}", file=sys.stderr)
+            if int(os.environ.get("RANK", 0)) == 0:  # one of several processes speaks
+                for sentence in told:
+                    print(f"igm: config {value}: {sentence}", file=sys.stderr)
+            content = json.dumps(config)  # jsonargparse takes a file or what would be in one
         options = [action.dest for action in parser._actions if action is not self]
         for key in config:
             if key not in options:
                 parser.error(
                     f"unknown option {key!r} in the config file {value}{_suggestion(key, options)}"
                 )
-        super().__call__(parser, cfg, json.dumps(config), option_string)
+        super().__call__(parser, cfg, content, option_string)
 
 
 KINDS = {

@@ -34,7 +34,11 @@ FINDINGS = (
     "commit",
 )
 # The notes that are not on the data but on the networks.
-MODEL_NOTES = ("model", "shared_head")
+MODEL_NOTES = ("model", "network", "shared_head")
+# Settings that say where and how fast a run computes, not what.
+ON_A_MACHINE = ("device", "eval_batch_size", "workers")
+# What a run of an earlier version does not name, and did.
+SINCE_0_2 = {"warmup": 0, "beta2": 0.999, "cache": True}
 # Settings that a method does not read: they tell no two runs of it apart.
 IN_ROUNDS = ("rounds", "stage_epochs")
 IN_IGM = (
@@ -226,8 +230,8 @@ def _read(folder: Path, score: str, output: str, split: str) -> _Run:
     notes = {name: x for name, x in record.items() if name not in ("settings", *FINDINGS)}
     options = {
         name: x
-        for name, x in (settings | notes).items()
-        if name not in ("seed", "device") and x is not None
+        for name, x in (SINCE_0_2 | settings | notes).items()
+        if name not in ("seed", *ON_A_MACHINE) and x is not None
     }
     data = [name for name in notes if name not in MODEL_NOTES]
     return _Run(folder, settings["seed"], options, data, value)

@@ -21,6 +21,8 @@ def predictions(
     device: torch.device | str = "cpu",
     part: tuple[int, int] = (0, 1),
     gather: Callable[[list], list] = list,
+    batch_size: int = 256,
+    workers: int = 0,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """What each modality predicts for a whole data set, and what they predict together.
 
@@ -28,6 +30,8 @@ def predictions(
         predict: batch -> {name: logits (n, c)}: a model, which is put in evaluation mode, or any such function.
         fusion: see ``igm.fuse``.
         part, gather: for several processes, see ``igm.loading.batches`` and ``igm.devices.Devices.gather``.
+        batch_size: samples at once; the predictions do not depend on it, but for rounding.
+        workers: processes that read the data beside this one.
 
     Returns:
         {name: probabilities (n, c)} with the further entry "fused" (a network with one output has only that), and
@@ -37,7 +41,7 @@ def predictions(
         predict.eval()
     rank, processes = part
     found = []  # number of the batch, logits, labels
-    for i, batch in enumerate(batches(dataset, 256, None, device, part)):
+    for i, batch in enumerate(batches(dataset, batch_size, None, device, part, workers)):
         logits = {name: z.cpu() for name, z in predict(batch).items()}
         found.append((i * processes + rank, logits, batch["label"].cpu()))
     found = sorted(gather(found), key=lambda entry: entry[0])
@@ -54,7 +58,11 @@ def evaluate(
     device: torch.device | str = "cpu",
     part: tuple[int, int] = (0, 1),
     gather: Callable[[list], list] = list,
+    batch_size: int = 256,
+    workers: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Accuracy, macro-F1 and mAP of the ``predictions``: ``{"image": {"accuracy": ...}, ..., "fused": {...}}``."""
-    probabilities, labels = predictions(predict, dataset, fusion, device, part, gather)
+    probabilities, labels = predictions(
+        predict, dataset, fusion, device, part, gather, batch_size, workers
+    )
     return {name: scores(p, labels) for name, p in probabilities.items()}

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,8 @@ from igm.settings import Settings
 if TYPE_CHECKING:
     from igm.train import Run
 
-ON_A_MACHINE = ("device", "precision")  # settings that say where a run computes, not what
+# Settings that say where and how a run computes, not what.
+ON_A_MACHINE = ("device", "precision", "eval_batch_size", "workers")
 
 
 class Loop:
@@ -54,7 +56,8 @@ class Loop:
         self.epochs = Counter()  # modalities -> their epochs over all stages
         for stage in stages:
             self.epochs[stage.name] += stage.epochs
-        self.optimizers: dict[str, tuple[SAM, LRScheduler]] = {}  # kept from round to round
+        # Kept from round to round.
+        self.optimizers: dict[str, tuple[SAM, LRScheduler | _WarmUp]] = {}
         self.best: dict | None = None  # the weights of run.best_epoch
         self.best_score = float("-inf")
         self.board = None  # a writer for TensorBoard
@@ -88,7 +91,14 @@ class Loop:
             if settings.from_best and self.best:
                 # Here the next stage goes on, and here T is taken.
                 run.model.load_state_dict(self.best)
-            share = batches(self.data["train"], settings.batch_size, None, *self.devices.place)
+            share = batches(
+                self.data["train"],
+                settings.batch_size,
+                None,
+                *self.devices.place,
+                settings.workers,
+                stage.modalities,
+            )
             run.method.end_stage(stage, share)
         if self.board:
             _add_scalars(self.board, row, len(run.history))
@@ -102,7 +112,16 @@ class Loop:
         seed_everything(seed if devices.rank == 0 else derive_seed(seed, "process", devices.rank))
         self.run.model.train()
         data, s = self.data["train"], settings
-        stream = steps(data, s.batch_size, seed, *devices.place, s.accumulation, s.drop_last)
+        stream = steps(
+            data,
+            s.batch_size,
+            seed,
+            *devices.place,
+            s.accumulation,
+            s.drop_last,
+            s.workers,
+            stage.modalities,
+        )
         losses = _Losses(devices)
         try:
             for size, shards in stream:
@@ -119,14 +138,14 @@ class Loop:
     def finite(self) -> bool:
         return all(bool(torch.isfinite(p).all()) for p in self.run.model.parameters())
 
-    def optimizer(self, stage: Stage) -> tuple[SAM, LRScheduler]:
+    def optimizer(self, stage: Stage) -> tuple[SAM, LRScheduler | _WarmUp]:
         """The optimiser inside SAM (rho = 0 makes it plain), and the schedule of its learning rate."""
         if stage.name not in self.optimizers:
             s = self.run.settings
             epochs = stage.epochs if s.restart else self.epochs[stage.name]
             parameters = self.run.method.parameters(stage)
             if s.optimizer == "adam":
-                base = Adam(parameters, s.lr, weight_decay=s.weight_decay)
+                base = Adam(parameters, s.lr, (0.9, s.beta2), weight_decay=s.weight_decay)
             else:
                 base = SGD(parameters, s.lr, s.momentum, weight_decay=s.weight_decay)
             optimizer = SAM(base, s.rho, s.adaptive, s.rho_norm)
@@ -144,8 +163,10 @@ class Loop:
         run, devices = self.run, self.devices
         run.model.eval()
 
-        data, fusion = self.data[split], run.settings.fusion
-        return evaluate(run.method.logits, data, fusion, *devices.place, devices.gather)
+        data, s = self.data[split], run.settings
+        place = (*devices.place, devices.gather)
+        sizes = {"batch_size": s.eval_batch_size, "workers": s.workers}
+        return evaluate(run.method.logits, data, s.fusion, *place, **sizes)
 
     def choose(self, row: dict) -> None:
         """Keeps the weights of this epoch where it is the best so far."""
@@ -213,8 +234,9 @@ class Loop:
         run, record = self.run, runs.read_record(folder)
         # As they come back from a file, so that a tuple is the list that it was written as.
         now, notes = json.loads(json.dumps([run.record(), self.notes]))
+        settings = asdict(Settings()) | record["settings"]  # it may be older than some of them
         for given, begun in (
-            (now["settings"], record["settings"]),
+            (now["settings"], settings),
             ({"sizes": now["sizes"]}, {"sizes": record.get("sizes")}),
             (notes, {k: v for k, v in record.items() if k not in now}),
         ):
@@ -382,7 +404,12 @@ def step_gradient(
     return loss
 
 
-def _schedule(optimizer: Optimizer, s: Settings, epochs: int) -> LRScheduler:
+def _schedule(optimizer: Optimizer, s: Settings, epochs: int) -> LRScheduler | _WarmUp:
+    schedule = _without_warmup(optimizer, s, epochs)
+    return _WarmUp(schedule, s.warmup) if s.warmup else schedule
+
+
+def _without_warmup(optimizer: Optimizer, s: Settings, epochs: int) -> LRScheduler:
     if s.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=epochs)
     if s.schedule == "step":
@@ -390,6 +417,37 @@ def _schedule(optimizer: Optimizer, s: Settings, epochs: int) -> LRScheduler:
     if s.schedule == "plateau":
         return ReduceLROnPlateau(optimizer, mode="max", factor=s.lr_factor, patience=5)
     return ConstantLR(optimizer, factor=1)
+
+
+class _WarmUp:
+    """Another schedule, but in its first ``epochs``, w of them, epoch e has (e + 1) / (w + 1) of the first rate.
+
+    torch's schedules multiply the rate that they find, so the other one finds its own before each of its steps.
+    """
+
+    def __init__(self, schedule: LRScheduler, epochs: int):
+        self.schedule, self.epochs = schedule, epochs
+        self._warm()
+
+    def step(self) -> None:
+        self._set(self.schedule.get_last_lr())
+        self.schedule.step()
+        self._warm()
+
+    def state_dict(self) -> dict:
+        return self.schedule.state_dict()
+
+    def load_state_dict(self, state: Mapping) -> None:
+        self.schedule.load_state_dict(state)
+
+    def _warm(self) -> None:
+        e, w = self.schedule.last_epoch, self.epochs
+        if e < w:
+            self._set([lr * (e + 1) / (w + 1) for lr in self.schedule.base_lrs])
+
+    def _set(self, rates: list[float]) -> None:
+        for group, lr in zip(self.schedule.optimizer.param_groups, rates):
+            group["lr"] = lr
 
 
 def _entry(split: str, score: str) -> str:

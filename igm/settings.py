@@ -19,9 +19,9 @@ CHOICES = {
     "score": ("accuracy", "macro_f1", "map"),
     "precision": ("no", "bf16", "fp16"),
 }
-AT_LEAST_ONE = ("epochs", "rounds", "batch_size", "accumulation")
+AT_LEAST_ONE = ("epochs", "rounds", "batch_size", "accumulation", "eval_batch_size")
 POSITIVE = ("lr", "lr_factor", "tau", "clip")
-NOT_NEGATIVE = ("momentum", "weight_decay", "rho", "mixup", "flat_ratio")
+NOT_NEGATIVE = ("momentum", "weight_decay", "rho", "mixup", "flat_ratio", "warmup", "workers")
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,19 @@ class Settings:
         accumulation: parts in which a process takes its share of a step, one after the other, to save memory. SAM
             perturbs by the gradient of each part.
         drop_last: leave out the last batch of an epoch where it is smaller than the others.
+        eval_batch_size: samples at once in evaluation; it does not change what is learnt.
         optimizer: sgd or adam.
         lr: learning rate at the start.
         momentum: momentum of SGD.
+        beta2: of Adam, its memory of squared gradients; the authors' code has 0.99.
         weight_decay: weight decay.
         schedule: of the learning rate over a modality's epochs. cosine, constant, step: times lr_factor at each
             milestone, plateau: times lr_factor after 5 epochs without a better validation score.
         milestones: the epochs after which step lowers the learning rate.
         lr_factor: what the learning rate is multiplied with, for step and plateau.
+        warmup: epochs at the start of each schedule over which the learning rate rises linearly to lr, w of them:
+            lr times 1 / (w + 1), 2 / (w + 1), ...; from then on it is that of the schedule, which counts these
+            epochs, too. The authors' text-image configs have 2. Not with plateau.
         restart: begin each stage with a fresh optimiser and schedule, over the stage's epochs.
         from_best: begin each stage with the best weights so far, and take the matrices from them: a stage that
             did not improve is thrown away.
@@ -76,6 +81,7 @@ class Settings:
         precision: no for float32, bf16 or fp16 for mixed precision; by default what accelerate launch says.
         seed: of the order of the batches and all else that is random in training.
         device: cpu, cuda, mps, ..., or auto for a GPU where there is one.
+        workers: processes that read the data beside this one; what they read does not depend on their number.
 
     Raises:
         ValueError: a value is out of its range; the message names the setting.
@@ -90,13 +96,16 @@ class Settings:
     batch_size: int = 32
     accumulation: int = 1
     drop_last: bool | None = None
+    eval_batch_size: int = 256
     optimizer: str = "sgd"
     lr: float = 0.02
     momentum: float = 0.9
+    beta2: float = 0.999
     weight_decay: float = 1e-4
     schedule: str = "cosine"
     milestones: list[int] | None = None
     lr_factor: float = 0.1
+    warmup: int = 0
     restart: bool | None = None
     from_best: bool | None = None
     clip: float | None = None
@@ -118,6 +127,7 @@ class Settings:
     precision: str | None = None
     seed: int = 0
     device: str = "auto"
+    workers: int = 0
 
     def __post_init__(self):
         for name, allowed in CHOICES.items():
@@ -137,12 +147,18 @@ class Settings:
                 raise ValueError(f"{name} must be 0 or above, got {value}")
         if self.flat_ratio is not None and not self.flat_ratio <= 1:
             raise ValueError(f"flat_ratio must be from 0 to 1, got {self.flat_ratio}")
+        if not 0 <= self.beta2 < 1:
+            raise ValueError(f"beta2 must be 0 or above and below 1, got {self.beta2}")
         for name in ("stage_epochs", "milestones"):
             value = getattr(self, name)
             if value is not None and (not value or min(value) < 1):
                 raise ValueError(f"{name} must be whole numbers of 1 or above, got {value}")
         if self.schedule == "step" and self.milestones is None:
             raise ValueError("the step schedule needs milestones, e.g. [40]")
+        if self.schedule == "plateau" and self.warmup:
+            raise ValueError(
+                "the plateau schedule has no warmup: give warmup 0, or another schedule"
+            )
 
     def filled(self, defaults: Mapping) -> Settings:
         """These settings, with ``defaults`` where they have None."""

@@ -289,8 +289,8 @@ def test_a_run_of_version_0_1_0_can_be_evaluated(igm, finished):
 @pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"]], ids=" ".join)
 def test_a_run_of_a_version_to_come_is_refused_in_one_line(igm, finished, command):
     settings = json.loads((finished / "run.json").read_text())["settings"]
-    edit(finished, settings=settings | {"warmup": 3})
-    check_mistake(igm(*command, "run"), ["warmup", "another version of igm"])
+    edit(finished, settings=settings | {"momentum_decay": 3})
+    check_mistake(igm(*command, "run"), ["momentum_decay", "another version of igm"])
 
 
 # ---------------------------------------------------------------- compare

@@ -265,6 +265,10 @@ def test_a_loss_that_is_not_finite_names_the_samples(networks, tiny, tmp_path):
         (dict(statistic="median"), "unknown statistic 'median': use one of batch-mean, sample"),
         (dict(fusion="max"), "unknown fusion 'max': use one of mean, entropy, logits"),
         (dict(select="first"), "unknown select 'first': use one of best, last, test"),
+        (dict(warmup=-1), "warmup must be 0 or above, got -1"),
+        (dict(warmup=1, schedule="plateau"), "plateau schedule has no warmup: give warmup 0"),
+        (dict(eval_batch_size=0), "eval_batch_size must be 1 or above, got 0"),
+        (dict(workers=-1), "workers must be 0 or above, got -1"),
         (dict(device="tpu"), "device 'tpu' cannot be used: give cpu, or auto"),
     ],
 )
@@ -383,3 +387,105 @@ def test_the_record_has_the_defaults_that_were_used(networks, tiny, method, rho,
     settings = train(networks(), tiny, method, **QUICK).record()["settings"]
     assert (settings["rho"], settings["fusion"]) == (rho, fusion)
     assert settings["modalities"] == ["fou", "kar"]
+
+
+# ---------------------------------------------------------------- warm-up
+
+
+PLAIN = {  # the rate of epoch e of T without a warm-up, as a share of lr
+    "constant": lambda e, T: 1,
+    "step": lambda e, T: 0.1 ** sum(e >= milestone for milestone in (1, 3, 5)),
+    "cosine": lambda e, T: (1 + math.cos(math.pi * e / T)) / 2,
+}
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("schedule", PLAIN)
+def test_a_warmup_raises_the_rate_linearly_and_then_the_schedule_goes_on(
+    networks, tiny, schedule, restart
+):
+    options = dict(schedule=schedule, milestones=[1, 3, 5], lr=0.3, warmup=2, restart=restart)
+    run = train(networks(), tiny, "alternating", stage_epochs=[6] * 4, **options, **QUICK)
+    T = 6 if restart else 12
+    expected = [0.1, 0.2, *(0.3 * PLAIN[schedule](e, T) for e in range(2, T))] * (12 // T)
+    for name in ("fou", "kar"):
+        rates = [row["lr"] for row in run.history if row["modality"] == name]
+        assert rates == pytest.approx(expected, rel=1e-12)
+
+
+def test_after_the_warmup_the_rates_are_those_without_one_bit_for_bit(networks, tiny):
+    for schedule in (dict(schedule="cosine"), dict(schedule="step", milestones=[1, 4])):
+        options = QUICK | schedule | dict(epochs=7, rounds=1, lr=0.3, modalities=["fou"])
+        with_warmup, without = (
+            [row["lr"] for row in train(networks(), tiny, warmup=w, **options).history]
+            for w in (3, 0)
+        )
+        assert with_warmup[:3] != without[:3]
+        assert with_warmup[3:] == without[3:]
+
+
+@pytest.mark.parametrize(
+    "schedule", [dict(schedule="cosine"), dict(schedule="step", milestones=[1, 2])], ids=str
+)
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_run_that_is_interrupted_in_or_after_its_warmup_goes_on_the_same(
+    networks, tiny, tmp_path, epochs, schedule
+):
+    class Stopped(Alternating):
+        steps = 0
+
+        def gradient(self, stage, batch, optimizer):
+            self.steps += 1
+            if self.steps > 7 * epochs:  # an epoch has 7 steps
+                raise KeyboardInterrupt
+            return super().gradient(stage, batch, optimizer)
+
+    Stopped.__name__ = "alternating"
+    options = QUICK | schedule | dict(lr=0.1, warmup=2, rounds=1)
+    whole = train(networks(), tiny, "alternating", out=tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        train(networks(), tiny, Stopped, out=tmp_path / "run", **options)
+    resumed = train(networks(), tiny, "alternating", out=tmp_path / "run", resume=True, **options)
+    assert len({row["lr"] for row in whole.history}) > 2
+    assert resumed.history == whole.history
+    assert equal(resumed.model, whole.model)
+
+
+# ---------------------------------------------------------------- how a machine is used
+
+
+def test_the_batch_size_of_evaluation_changes_no_score(networks, tiny):
+    class Noted(Alternating):
+        sizes = []
+
+        def predict(self, batch):
+            self.sizes.append(len(batch["label"]))
+            return super().predict(batch)
+
+    whole = train(networks(), tiny, "alternating", **QUICK)
+    parts = train(networks(), tiny, Noted, eval_batch_size=30, **QUICK)
+    assert set(Noted.sizes) == {30, 10}
+    assert [row["valid"] for row in parts.history] == [row["valid"] for row in whole.history]
+    assert equal(parts.model, whole.model)
+    for split, predictions in whole.results.items():
+        for name, scores in predictions.items():
+            assert parts.results[split][name] == pytest.approx(scores, abs=1e-6)
+    assert evaluate(whole.model, tiny["test"], batch_size=7)["fused"] == pytest.approx(
+        whole.results["test"]["fused"], abs=1e-6
+    )
+
+
+def test_a_run_goes_on_with_another_use_of_the_machine_and_from_before_a_setting_was_there(
+    networks, tiny, tmp_path
+):
+    run = train(networks(), tiny, out=tmp_path / "run", **QUICK)
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    for name in ("warmup", "workers", "eval_batch_size"):
+        del record["settings"][name]
+    path.write_text(json.dumps(record))
+    options = dict(out=tmp_path / "run", resume=True) | QUICK
+    again = train(networks(), tiny, eval_batch_size=64, workers=2, **options)
+    assert again.results == run.results
+    with pytest.raises(ValueError, match="was begun with warmup 0, not 1: give the same"):
+        train(networks(), tiny, warmup=1, **options)

@@ -14,13 +14,19 @@ from torch.utils.data import Dataset
 from igm.datasets.cremad import CREMAD
 from igm.datasets.digits import load_digits
 from igm.datasets.emoji import load_emoji
+from igm.datasets.kinetics_sounds import KINETICS_SOUNDS
 from igm.datasets.layout import Layout, check_options
 from igm.datasets.memory import SPLITS, MemorySet
 from igm.datasets.mfeat import load_mfeat
+from igm.datasets.nvgesture import NVGESTURE
 from igm.datasets.reading import MediaSet
+from igm.datasets.sarcasm import SARCASM
+from igm.datasets.twitter2015 import TWITTER2015
 
 SMALL = {"digits": load_digits, "mfeat": load_mfeat, "emoji": load_emoji}
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (CREMAD,)}
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout for layout in (CREMAD, KINETICS_SOUNDS, TWITTER2015, SARCASM, NVGESTURE)
+}
 DATASETS = {**SMALL, **{name: layout.load for name, layout in LAYOUTS.items()}}
 
 __all__ = [

@@ -96,6 +96,7 @@ class _Kind:
         self.entries: dict[str, dict] = {}
         self.seen = 0  # bytes of the index that have been read
         self.map: np.ndarray = np.empty(0, np.uint8)
+        self.others: int | None = None  # bytes of the other kinds when this process first wrote
 
     def find(self, path: str, stamp: list[int]) -> dict | None:
         entry = self.entries.get(path)
@@ -136,7 +137,10 @@ class _Kind:
 
     def append(self, path: str, stamp: list[int], array: np.ndarray, limit: float) -> bool:
         """Stores an array; False where the limit does not allow it."""
-        self.data.parent.mkdir(parents=True, exist_ok=True)
+        if self.others is None:
+            self.data.parent.mkdir(parents=True, exist_ok=True)
+            self.others = sum(f.stat().st_size for f in self.data.parent.glob("*.bin"))
+            self.others -= self.data.stat().st_size if self.data.exists() else 0
         with _locked(self.data.with_suffix(".lock")), open(self.data, "ab") as data:
             known = self.entries.get(path)
             self.catch_up()
@@ -145,7 +149,7 @@ class _Kind:
             start = data.seek(0, os.SEEK_END)
             if -start % 64:  # an array begins where any type may begin
                 start += data.write(bytes(-start % 64))
-            if _size(self.data.parent) + array.nbytes > limit:
+            if self.others + start + array.nbytes > limit:
                 return False
             data.write(array.data if array.ndim else array.tobytes())
             data.flush()
@@ -164,10 +168,6 @@ class _Kind:
                 index.write(b"\n" * torn + json.dumps(entry).encode() + b"\n")
         self.entries[path] = entry
         return True
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.bin"))
 
 
 @contextmanager

@@ -247,7 +247,7 @@ def read_clip(path: Path, first: int, last: int) -> np.ndarray:
                 there, frame = video.retrieve()
                 if not there:
                     break
-                frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+                frames.append(frame)
             number += 1
     finally:
         video.release()
@@ -255,7 +255,7 @@ def read_clip(path: Path, first: int, last: int) -> np.ndarray:
         raise Unreadable(path, "has no frame that can be read")
     if number <= last:
         raise Unreadable(path, f"ends or is damaged after {number} frames, {last + 1} are needed")
-    return np.stack(frames)
+    return np.stack(frames)[..., ::-1]
 
 
 def every_second(frames: Iterable[tuple[float, np.ndarray]]) -> list[np.ndarray]:

@@ -18,9 +18,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -225,7 +226,8 @@ class Preparation:
             unit="sample",
             disable=not self.progress,
         )
-        with bar, open(self.out / FOLDER / JOURNAL, "a", encoding="utf-8") as journal:
+        journal = open(self.out / FOLDER / JOURNAL, "a", encoding="utf-8")  # noqa: SIM115
+        with journal, bar, _one_thread():
             for task, entry in self._results(todo):
                 journal.write(json.dumps(entry) + "\n")
                 journal.flush()
@@ -364,6 +366,19 @@ def _stamps(sources: Sequence[Path]) -> list:
         except OSError:
             stamps.append(None)
     return stamps
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenCV without its threads: a forked process does not have them, and may wait for them for ever."""
+    import cv2
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _worker() -> None:

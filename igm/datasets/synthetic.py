@@ -51,6 +51,47 @@ def moving(image: np.ndarray, frames: int, rng: np.random.Generator) -> list[np.
     return [np.roll(image, i * step, axis=1) for i in range(frames)]
 
 
+def hand(
+    label: int,
+    frames: int,
+    span: tuple[int, int],
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    offset: float = 0.0,
+) -> np.ndarray:
+    """How far a hand covers each pixel of a video: (frames, height, width), 0 ... 1.
+
+    It points to the right (label 0), down, left or up, and moves there, or is a fist that comes nearer (4). It moves
+    in the frames from span[0] to span[1] - 1, and rests before and after.
+
+    Args:
+        offset: how far from the middle the motion is centred, at most, as a share of the picture.
+    """
+    first, end = span
+    y, x = np.mgrid[:height, :width].astype(float)
+    way = np.clip((np.arange(frames) - first) / max(end - 1 - first, 1), 0, 1)  # (frames,)
+    middle = np.array([width, height]) * (0.5 + rng.uniform(-1, 1, 2) * max(offset, 0.08))
+    aim = np.array([(1, 0), (0, 1), (-1, 0), (0, -1), (0, 0)][label])
+    place = middle + np.outer(way - 0.5, 0.9 * height * aim)  # (frames, 2)
+    size = height * rng.uniform(0.13, 0.16) * (np.ones(frames) if label < 4 else 0.6 + 1.4 * way)
+    covered = np.zeros((frames, height, width))
+    for part, radius in ((0, 1), (1.0, 0.6), (1.6, 0.45)):  # a palm, and a finger of two discs
+        centre = place + part * size[:, None] * aim
+        distance = np.hypot(x - centre[:, 0, None, None], y - centre[:, 1, None, None])
+        edge = radius * size[:, None, None] - distance
+        covered = np.maximum(covered, np.clip(edge + 0.5, 0, 1))
+    return covered
+
+
+def blurred(shape: tuple[int, int, int], width: float, rng: np.random.Generator) -> np.ndarray:
+    """A cloudy picture: ``shape`` is (height, width, channels), 0 ... 1."""
+    import cv2
+
+    image = cv2.GaussianBlur(rng.standard_normal(shape), (0, 0), width)
+    return (image - image.min()) / (image.max() - image.min())
+
+
 def write_wav(path: Path, sound: np.ndarray, rate: int) -> None:
     """A WAV file of 16 bits."""
     import soundfile
@@ -86,7 +127,9 @@ def write_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames[0].shape[:2]
     with av.open(str(path), "w") as container:
-        video = container.add_stream(video_codec, rate=fps)
+        # Without this, x264 looks ahead, and then gives other bytes from one call to the next.
+        options = {"preset": "ultrafast"} if video_codec == "libx264" else None
+        video = container.add_stream(video_codec, rate=fps, options=options)
         video.width, video.height = width, height
         video.pix_fmt = "yuvj420p" if video_codec == "mjpeg" else "yuv420p"
         video.codec_context.thread_count = 1  # as many threads, so many slices: other bytes

@@ -1,0 +1,477 @@
+"""NVGesture: 25 hand gestures of 20 drivers, seen by a depth and a colour camera (Molchanov et al., CVPR 2016).
+
+The layout::
+
+    NVGesture/nvgesture_{train,valid,test}_correct_v2.lst
+    NVGesture/Video_data/class_01/subject13_r0/{sk_depth.avi, sk_color.avi, *.txt}
+    NVGesture/Video_data/class_01/subject13_r0/flow_138_218.npz      by igm prepare
+
+A line of a list is one gesture in one recording::
+
+    path:./Video_data/class_01/subject13_r0 depth:sk_depth:138:218 color:sk_color:138:218 ... label:1
+
+Frames are counted from 0, and END of START:END is not one of them, as in the readdata.py that comes with the data:
+138:218 are the 80 frames 138 to 217. Labels are counted from 1. The label counts, not the folder: a few recordings
+show another gesture than their folder says, and the lists have put that right.
+
+The raw download, which NVIDIA gives on application, is nvGesture_v1.7z.001 and so on; ``7z x`` makes Video_data of
+it. It has no optical flow. ``igm prepare`` computes it from the colour video, by the method of Kroeger et al.
+("DIS", ECCV 2016) in OpenCV's medium setting: on a clip with known motion its error was smaller than Farneback's, in
+half the time, and it gives the same bits with any number of threads. The field of a frame is the motion in pixels
+from the frame before it, so that of the span's first frame looks at one frame before the span. A file flow_START_END
+holds the fields of exactly the frames of the colour video's span, for each line its own: "flow", (frames, 2, height,
+width), x and y, in bytes: 128 + pixels * 127 / 20. What moves more than 20 pixels is cut to 20, and rounding is
+off by at most 0.08 pixels. As compressed NumPy files they take about 0.7 MB for 80 frames of 320 x 240 and are read
+in some 10 ms; FFV1 video would be 40 % smaller and three times slower. The authors' code reads other files,
+flow_data/{train,test}/ROW.npy, of frames that are not those of the span; they are not read here.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from igm.datasets import media
+from igm.datasets.layout import Layout
+from igm.datasets.media import Unreadable
+from igm.datasets.memory import SPLITS
+from igm.datasets.preparing import Output, Preparation, Task
+from igm.datasets.reading import Item, Reader
+from igm.datasets.tables import Faults, plain_name, read_text
+from igm.seeds import derive_seed
+
+CLASSES = tuple(f"class_{number:02}" for number in range(1, 26))
+PUBLISHED = {"train": {"all": 1050}, "test": {"all": 482}}
+LISTS = ("nvgesture_{}_correct_v2.lst", "nvgesture_{}_correct_cvpr2016_v2.lst")  # ours, NVIDIA's
+CLIP = re.compile(r"([^:]+):(\d{1,7}):(\d{1,7})")
+REST, LIMIT = 128, 20.0  # the byte of no motion; pixels a frame that the bytes reach
+
+
+def rows(root: Path, split: str, faults: Faults) -> list[Item] | None:
+    """The samples of a split, or None where there is no list of it."""
+    path = _list_of(root, split)
+    return None if path is None else [item for item, _ in _lines(path, root, faults)]
+
+
+def readers(
+    frames: int = 64,
+    test_frames: int = 64,
+    size: int = 224,
+    resize: int | None = None,
+    order: str = "BGR",
+    normalisation: str = "imagenet",
+    flow_scale: float = LIMIT,
+) -> dict[str, Reader]:
+    """Depth (1, frames, size, size), rgb (3, ...) and flow (2, ...).
+
+    In training each modality of a sample draws its own window in time and its own crop. The defaults for depth and
+    colour are what the authors' code does. That for flow is not: their flow is in pixels, where the public weights of
+    the I3D expect -1 ... 1 for 20 pixels; ``flow_scale=1`` gives pixels.
+
+    Args:
+        frames: successive frames that a training sample takes from its span, at a random place.
+        test_frames: the frames in the middle of the span that are taken else; all of them are 80. What the authors'
+            code does is not known. From a shorter span all are taken, the last standing still for the rest.
+        size: height and width of the crop, at a random place in training, in the middle else.
+        resize: height and width before the crop; by default 8/7 of size, 256 for 224.
+        order: of the colour channels. BGR, as OpenCV gives them and the authors' code leaves them, or RGB.
+        normalisation: of the colours, whichever their order. imagenet: the mean and deviation of red, green, blue; or
+            i3d: -1 ... 1, which the public weights of the I3D expect.
+        flow_scale: pixels of the recording that become 1.
+    """
+    shape = (frames, test_frames, size, round(size * 8 / 7) if resize is None else resize)
+    return {
+        "depth": Depth("depth", *shape),
+        "rgb": Colour("rgb", *shape, order, normalisation),
+        "flow": Flow("flow", *shape, flow_scale),
+    }
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Successive frames of a sample's span, resized and cropped; see ``readers`` for the options."""
+
+    modality: str
+    frames: int
+    test_frames: int
+    size: int
+    resize: int
+
+    def __post_init__(self):
+        for name in ("frames", "test_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or above, got {getattr(self, name)}")
+        if not 16 <= self.size <= self.resize:
+            raise ValueError(
+                f"size must be from 16 to resize, got size {self.size} and resize {self.resize}"
+            )
+
+    def read(self, item, rng, train, cache) -> Tensor:
+        """(channels, frames, size, size), float32. The cache is not used: a clip would take 15 MB of it."""
+        first, last = item.spans[self.modality]
+        count = self.frames if train else self.test_frames
+        spare = max(last - first + 1 - count, 0)
+        room = self.resize - self.size
+        start, top, left = spare // 2, room // 2, room // 2
+        if train:
+            start, top, left = (int(rng.integers(n + 1)) for n in (spare, room, room))
+        chosen = slice(start, min(start + count, last - first + 1))
+        images = self.load(item, chosen)
+        crop = np.s_[top : top + self.size, left : left + self.size]
+        images = np.stack([_resized(image, self.resize)[crop] for image in images])
+        x = self.values(torch.from_numpy(images).permute(0, 3, 1, 2)).transpose(0, 1)
+        return x if x.shape[1] == count else torch.cat([x, self.still(x, count - x.shape[1])], 1)
+
+    def load(self, item: Item, chosen: slice) -> np.ndarray:
+        """These frames of the span: (frames, height, width, channels)."""
+        first, _ = item.spans[self.modality]
+        path = item.files[self.modality]
+        return media.read_clip(path, first + chosen.start, first + chosen.stop - 1)
+
+    def values(self, images: Tensor) -> Tensor:
+        """(frames, channels, height, width), from what ``load`` gives to what the network gets."""
+        raise NotImplementedError
+
+    def still(self, x: Tensor, count: int) -> Tensor:
+        """What follows when nothing moves any more: (channels, count, height, width)."""
+        return x[:, -1:].expand(-1, count, -1, -1)
+
+
+class Depth(Clip):
+    """Depth as a share of 255: (1, frames, size, size), from the channel that OpenCV gives first."""
+
+    def load(self, item: Item, chosen: slice) -> np.ndarray:
+        return super().load(item, chosen)[..., 2:]  # red first: blue is the last
+
+    def values(self, images: Tensor) -> Tensor:
+        return images.float().div_(255)
+
+
+@dataclass(frozen=True)
+class Colour(Clip):
+    """The colour video: (3, frames, size, size)."""
+
+    order: str = "BGR"
+    normalisation: str = "imagenet"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.order not in ("RGB", "BGR"):
+            raise ValueError(f"unknown channel order {self.order!r}: use RGB or BGR")
+        if self.normalisation not in ("imagenet", "i3d"):
+            raise ValueError(f"unknown normalisation {self.normalisation!r}: use imagenet or i3d")
+
+    def load(self, item: Item, chosen: slice) -> np.ndarray:
+        return super().load(item, chosen)[..., ::-1]  # blue first, as it was decoded
+
+    def values(self, images: Tensor) -> Tensor:
+        if self.order == "RGB":
+            images = images.flip(1)
+        if self.normalisation == "i3d":
+            return images.float().div_(127.5).sub_(1)
+        return media.normalise(images)
+
+
+@dataclass(frozen=True)
+class Flow(Clip):
+    """The motion from the frame before to each frame of the colour video: (2, frames, size, size), x and y.
+
+    It is in pixels of the recording, whatever the size, divided by ``scale``.
+    """
+
+    scale: float = LIMIT
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.scale > 0:
+            raise ValueError(f"flow_scale must be above 0, got {self.scale}")
+
+    def load(self, item: Item, chosen: slice) -> np.ndarray:
+        path = item.files[self.modality]
+        first, last = item.spans[self.modality]
+        flow = _unpacked(path)
+        if len(flow) != last - first + 1:
+            raise Unreadable(path, f"has {len(flow)} fields for {last - first + 1} frames")
+        pixels = (flow[chosen].astype(np.float32) - REST) * np.float32(LIMIT / 127)
+        return pixels.transpose(0, 2, 3, 1)
+
+    def values(self, images: Tensor) -> Tensor:
+        return images / self.scale
+
+    def still(self, x: Tensor, count: int) -> Tensor:
+        return x.new_zeros(1).expand(len(x), count, *x.shape[2:])
+
+
+def optical_flow(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """The motion from each frame to the next, by DIS: (frames - 1, 2, height, width), float32, pixels, x and y.
+
+    Args:
+        frames: (height, width, 3), uint8, red first, of 16 x 16 pixels or more.
+    """
+    import cv2
+
+    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    fields = [method.calc(a, b, None).transpose(2, 0, 1) for a, b in pairwise(grey)]
+    return np.stack(fields) if fields else np.empty((0, 2, *grey[0].shape), np.float32)
+
+
+def prepare(job: Preparation, annotations: str | None = None, copy: bool = False) -> None:
+    """From the unpacked download: takes the depth and colour videos that can be read, and computes the flow.
+
+    The infrared videos, duo_*.avi, are left out, though the lines of the lists name them.
+
+    Args:
+        annotations: the folder of the lists; by default RAW.
+        copy: copy the videos. Else they are given a second name, as hard links, which takes no space, where RAW and
+            OUT are on one disk; then a change of one is a change of both.
+    """
+    if not (job.raw / "Video_data").is_dir():
+        raise FileNotFoundError(_no_videos(job.raw))
+    wanted = _wanted(job.raw, Path(annotations) if annotations else job.raw)
+    recordings: dict[str, dict[str, Item]] = {}
+    for item, _ in (line for lines in wanted.values() for line in lines):
+        recordings.setdefault(_recording(item), {})[item.name] = item
+    tasks = []
+    for name, items in recordings.items():
+        try:
+            sources = _sources(job, items.values())
+        except Unreadable as error:
+            job.skip(name, str(error))
+        else:
+            work = (job.raw, tuple(items.values()), sources, copy)
+            tasks.append(Task(name, make_recording, work, sources))
+    made = job.run(tasks)
+    for split, lines in wanted.items():
+        there = [(item, text) for item, text in lines if _recording(item) in made]
+        content = "".join(f"{text}\n" for _, text in there)
+        labels = [CLASSES[item.label] for item, _ in there]
+        job.annotations(split, LISTS[0].format(split), content, labels)
+
+
+def make_recording(
+    output: Output, raw: Path, items: Sequence[Item], sources: Sequence[Path], copy: bool
+) -> None:
+    """The videos of one recording, and the flow of each gesture in it."""
+    flows = {}
+    for item in items:
+        media.read_clip(item.files["depth"], *item.spans["depth"])  # raises where it cannot be read
+        first, last = item.spans["rgb"]
+        frames = media.read_clip(item.files["rgb"], max(first - 1, 0), last)
+        if min(frames.shape[1:3]) < 16:
+            raise Unreadable(item.files["rgb"], "is smaller than 16 x 16 pixels")
+        if first == 0:  # nothing has moved before
+            frames = np.concatenate([frames[:1], frames])
+        flows[item.files["flow"]] = _packed(optical_flow(frames))
+    for path in sources:
+        (output.copy if copy else output.link)(path.relative_to(raw).as_posix(), path)
+    for path, content in flows.items():
+        output.file(path.relative_to(raw).as_posix(), content)
+
+
+def sample(raw: Path, seed: int = 0) -> None:
+    """Writes a raw download of 30 tiny recordings of 5 gestures: a hand that moves right, down, left, up, or nearer.
+
+    Depth shows the hand alone, and the flow its motion. Colour is the weaker modality: a second hand rests in the
+    picture and points somewhere. One recording has another label than its folder.
+    """
+    from igm.datasets import synthetic  # the writer of videos is slow to load
+
+    rng = np.random.default_rng(derive_seed(seed, "nvgesture"))
+    height, width = 48, 64
+    for split, subjects in (("train", (1, 2, 3, 4)), ("test", (5, 6))):
+        lines = []
+        for subject in subjects:
+            for label in range(5):
+                odd = (subject, label) == (4, 1)
+                relative = (
+                    f"Video_data/class_{1 if odd else label + 1:02}/subject{subject}_r{int(odd)}"
+                )
+                start, count, after = (int(n) for n in rng.integers((2, 16, 1), (6, 21, 4)))
+                span = (start, start + count)
+                hand = synthetic.hand(label, start + count + after, span, height, width, rng)
+                other = synthetic.hand(int(rng.integers(5)), 1, (0, 1), height, width, rng, 0.3)
+                wall = synthetic.blurred((height, width, 3), 4, rng)
+                skin = np.array([0.8, 0.55, 0.45])
+                covered = np.maximum(hand, other)[..., None]
+                grain = 0.01 * rng.standard_normal((len(hand), height, width, 1))
+                colour = (0.2 + 0.5 * wall) * (1 - covered) + skin * covered + grain
+                depth = (0.2 + 0.6 * hand)[..., None] + 0.5 * grain
+                folder = raw / relative
+                videos = {"sk_color": colour, "sk_depth": depth, "duo_left": depth[:, ::2, ::2]}
+                for name, video in videos.items():
+                    video = np.broadcast_to(np.clip(255 * video, 0, 255), (*video.shape[:3], 3))
+                    synthetic.write_video(folder / f"{name}.avi", video.astype(np.uint8), 30)
+                    times = [1440202584613042158 + 33333333 * i for i in range(len(video))]
+                    log = "".join(f"img{i:05}.png {time}\n" for i, time in enumerate(times))
+                    (folder / f"{name}_log.txt").write_text(log)
+                first, end = span
+                lines.append(
+                    f"path:./{relative} depth:sk_depth:{first}:{end} color:sk_color:{first}:{end} "
+                    f"duo_left:duo_left:{first}:{end} label:{label + 1} \n"
+                )
+        (raw / LISTS[1].format(split)).write_text("".join(lines))
+
+
+# ---------------------------------------------------------------- the lists
+
+
+def _list_of(folder: Path, split: str) -> Path | None:
+    paths = [folder / name.format(split) for name in LISTS]
+    return next((path for path in paths if path.exists()), None)
+
+
+def _lines(path: Path, root: Path, faults: Faults) -> Iterator[tuple[Item, str]]:
+    """The samples of a list, each with its line."""
+    seen: dict[str, int] = {}
+    for line, text in enumerate(read_text(path).split("\n"), 1):
+        fields = text.split()
+        if not fields:
+            continue
+        try:
+            item = _item(fields, line, root)
+        except ValueError as error:
+            faults.add(path, line, str(error))
+            continue
+        if item.name in seen:
+            faults.add(
+                path, line, f"{item.name} stands in line {seen[item.name]} already: remove one"
+            )
+            continue
+        seen[item.name] = line
+        yield item, " ".join(fields)
+
+
+def _item(fields: Sequence[str], line: int, root: Path) -> Item:
+    """A sample from the fields of its line, such as "label:1"; ValueError says what is wrong."""
+    values: dict[str, str] = {}
+    for field in fields:
+        key, colon, value = field.partition(":")
+        if not colon or key in values:
+            raise ValueError(f"{field!r} is no field KEY:VALUE, or stands twice")
+        values[key] = value
+    for key, form in (("path", "FOLDER"), ("depth", "FILE:START:END"), ("color", "FILE:START:END")):
+        if key not in values:
+            raise ValueError(f"has no field {key}:{form}")
+    parts = values["path"].removeprefix("./").split("/")
+    if len(parts) != 3 or parts[0] != "Video_data" or not all(map(plain_name, parts)):
+        raise ValueError(
+            f"path:{values['path']} is no recording, such as path:./Video_data/class_01/subject1_r0"
+        )
+    label = values.get("label", "")
+    if label not in map(str, range(1, len(CLASSES) + 1)):
+        raise ValueError(f"unknown label {label!r}: use one of 1 to {len(CLASSES)}")
+    folder = root.joinpath(*parts)
+    depth, depth_span = _clip("depth", values["depth"])
+    colour, colour_span = _clip("color", values["color"])
+    first, last = colour_span
+    files = {
+        "depth": folder / f"{depth}.avi",
+        "rgb": folder / f"{colour}.avi",
+        "flow": folder / f"flow_{first}_{last + 1}.npz",
+    }
+    spans = {"depth": depth_span, "rgb": colour_span, "flow": (0, last - first)}
+    name = f"{parts[1]}/{parts[2]}:{first}:{last + 1}"
+    return Item(name, int(label) - 1, line, files, spans=spans)
+
+
+def _clip(key: str, value: str) -> tuple[str, tuple[int, int]]:
+    """FILE:START:END -> the file, and its first and last frame, from 0."""
+    match = CLIP.fullmatch(value)
+    if match is None or not plain_name(match[1]):
+        raise ValueError(
+            f"{key}:{value} is not {key}:FILE:START:END, such as {key}:sk_{key}:138:218"
+        )
+    start, end = int(match[2]), int(match[3])
+    if end <= start:
+        raise ValueError(f"{key}:{value} ends before it starts: START must be below END")
+    return match[1], (start, end - 1)
+
+
+# ---------------------------------------------------------------- igm prepare
+
+
+def _wanted(raw: Path, folder: Path) -> dict[str, list[tuple[Item, str]]]:
+    """split -> its samples, with their lines."""
+    lists = {split: path for split in SPLITS if (path := _list_of(folder, split)) is not None}
+    if not {"train", "test"} <= set(lists):
+        names = " and ".join(LISTS[1].format(split) for split in ("train", "test"))
+        raise FileNotFoundError(
+            f"{names} are not in {folder}: they come with the download; name their folder by "
+            "--annotations"
+        )
+    faults = Faults()
+    wanted = {split: list(_lines(path, raw, faults)) for split, path in lists.items()}
+    faults.stop()
+    return wanted
+
+
+def _no_videos(raw: Path) -> str:
+    packed = sorted(path.name for path in raw.glob("*.7z*"))
+    if not packed:
+        return f"{raw} has no folder Video_data: give the folder of the unpacked download"
+    first = next((name for name in packed if name.endswith(".001")), "nvGesture_v1.7z.001")
+    return f"{raw} has {packed[0]} and no folder Video_data: unpack it there by `7z x {first}`"
+
+
+def _recording(item: Item) -> str:
+    return item.name.split(":")[0]
+
+
+def _sources(job: Preparation, items: Iterable[Item]) -> tuple[Path, ...]:
+    """The files of one recording that are taken: its depth and colour videos, and its text files."""
+    videos = {item.files[key]: None for item in items for key in ("depth", "rgb")}
+    texts = sorted(path for path in next(iter(videos)).parent.glob("*.txt") if path.is_file())
+    texts = [path for path in texts if not media.hidden(path.name)]
+    return tuple(job.source(path) for path in [*videos, *texts])
+
+
+# ---------------------------------------------------------------- files of flow
+
+
+def _packed(flow: np.ndarray) -> bytes:
+    """(frames, 2, height, width), pixels, as a compressed NumPy file of bytes."""
+    steps = np.rint(np.clip(flow / LIMIT, -1, 1) * 127).astype(np.int16) + REST
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, flow=steps.astype(np.uint8))
+    return buffer.getvalue()
+
+
+def _unpacked(path: Path) -> np.ndarray:
+    try:
+        content = media.read_bytes(path)
+    except Unreadable as error:
+        if error.reason != "is missing":
+            raise
+        raise Unreadable(path, "is missing: `igm prepare nvgesture` computes the flow") from None
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            flow = file["flow"]
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, TypeError):
+        flow = None
+    if flow is None or flow.ndim != 4 or flow.shape[1] != 2 or flow.dtype != np.uint8:
+        raise Unreadable(path, "is no file of flow as `igm prepare nvgesture` writes it")
+    return flow
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    """(height, width, channels) -> (size, size, channels), as OpenCV does it by default."""
+    import cv2
+
+    image = cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=cv2.INTER_LINEAR)
+    return image[..., None] if image.ndim == 2 else image
+
+
+NVGESTURE = Layout(
+    "nvgesture", "NVGesture", CLASSES, PUBLISHED, rows, readers, "gestures", prepare, sample
+)

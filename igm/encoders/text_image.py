@@ -1,0 +1,209 @@
+"""Encoders of texts and images by transformers: BERT (Devlin et al., NAACL 2019) and CLIP (Radford et al., ICML 2021).
+
+A text is a row of token ids, padded at its end. The attention mask is found from the ids alone, so that a batch needs
+no second tensor.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:  # loading transformers takes seconds
+    from transformers import BertConfig, BertModel, CLIPConfig, PreTrainedModel
+    from transformers import CLIPTextModelWithProjection as ClipTextModel
+    from transformers import CLIPVisionModelWithProjection as ClipVisionModel
+
+# Models whose configuration transformers has by heart, as its default.
+KNOWN = {
+    "bert": ("bert-base-uncased", "google-bert/bert-base-uncased"),
+    "clip": ("openai/clip-vit-base-patch32",),
+}
+ATTENTION = (
+    "eager"  # as fast for short texts, and the only one with the second derivatives of a Hessian
+)
+OPTIONS = {"bert": "network.text_encoder", "clip": "network.clip"}
+
+
+class TextEncoder(nn.Module):
+    """BERT's last hidden state at [CLS], and a layer behind it: token ids, (n, L) int64 -> (n, d).
+
+    Places with the padding id of BERT's configuration are not attended to.
+    """
+
+    def __init__(self, bert: BertModel, projection: nn.Module | None = None):
+        super().__init__()
+        self.bert = bert
+        self.projection = nn.Identity() if projection is None else projection
+        self.d = getattr(projection, "out_features", bert.config.hidden_size)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        _check_length(ids, self.bert.config)
+        mask = ids != self.bert.config.pad_token_id  # (n, L)
+        longest = max(1, int(mask.any(0).sum()))  # what is padding in all texts only costs time
+        ids, mask = ids[:, :longest], mask[:, :longest]
+        states = self.bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        return self.projection(states[:, 0])
+
+
+class ClipText(nn.Module):
+    """CLIP's text embedding: token ids, (n, L) int64 -> (n, projection_dim).
+
+    It is taken at the first end-of-text id. CLIP's tokenizer pads with that very id, so a text ends where it first
+    comes. Configurations made before mid 2023 have a wrong end-of-text id, 2; there it is a row's largest, as in
+    transformers.
+    """
+
+    def __init__(self, clip: ClipTextModel):
+        super().__init__()
+        self.clip = clip
+        self.d = clip.config.projection_dim
+
+    def forward(self, ids: Tensor) -> Tensor:
+        _check_length(ids, self.clip.config)
+        eos = self.clip.config.eos_token_id
+        ends = ids == (ids.amax(1, keepdim=True) if eos == 2 else eos)  # (n, L)
+        mask = ends.cumsum(1) - ends.long() == 0  # up to and including the first end
+        return self.clip(input_ids=ids, attention_mask=mask.long()).text_embeds
+
+
+class ClipImage(nn.Module):
+    """CLIP's image embedding: (n, 3, h, w) -> (n, projection_dim)."""
+
+    def __init__(self, clip: ClipVisionModel):
+        super().__init__()
+        self.clip = clip
+        self.d = clip.config.projection_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.clip(pixel_values=x).image_embeds
+
+
+def load_config(kind: str, name: str | Path) -> BertConfig | CLIPConfig:
+    """The configuration of a ``"bert"`` or a ``"clip"``; that of a known model needs no network.
+
+    Raises:
+        FileNotFoundError: the folder or its config.json is not there.
+        ValueError: the file is damaged, or of another kind of model.
+        OSError: a name that is not on this machine and cannot be downloaded.
+    """
+    from transformers import BertConfig, CLIPConfig
+
+    config = {"bert": BertConfig, "clip": CLIPConfig}[kind]
+    folder = _folder(kind, name)
+    if folder is None and str(name) in KNOWN[kind]:
+        return config(attn_implementation=ATTENTION)
+    if folder is not None and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder / 'config.json'} is not there: {_remedy(kind)}")
+    try:
+        content, _ = config.get_config_dict(folder or name, local_files_only=folder is not None)
+        found = content.get("model_type", kind)
+        if found == kind:
+            return config.from_dict(content, attn_implementation=ATTENTION)
+    except Exception as error:  # whatever a damaged file or a missing network leads to
+        raise _failure(kind, name, error) from error
+    raise ValueError(f"{OPTIONS[kind]} {name} is of the kind {found}, not {kind}: {_remedy(kind)}")
+
+
+def load_bert(name: str | Path, pretrained: bool = True) -> BertModel:
+    """BERT without its pooler, which the [CLS] state does not pass; raises as ``load_config`` does."""
+    from transformers import BertModel
+
+    config = load_config("bert", name)
+    if not pretrained:
+        return BertModel(config, add_pooling_layer=False)
+    return _load("bert", name, BertModel, config, add_pooling_layer=False)
+
+
+def load_clip_text(name: str | Path, pretrained: bool = True) -> ClipTextModel:
+    """CLIP's text tower with its projection; raises as ``load_config`` does."""
+    from transformers import CLIPTextModelWithProjection
+
+    return _tower(name, CLIPTextModelWithProjection, "text_config", pretrained)
+
+
+def load_clip_image(name: str | Path, pretrained: bool = True) -> ClipVisionModel:
+    """CLIP's image tower with its projection; raises as ``load_config`` does."""
+    from transformers import CLIPVisionModelWithProjection
+
+    return _tower(name, CLIPVisionModelWithProjection, "vision_config", pretrained)
+
+
+def _tower(name: str | Path, tower: type, part: str, pretrained: bool) -> PreTrainedModel:
+    whole = load_config("clip", name)
+    config = getattr(whole, part)
+    config.projection_dim = whole.projection_dim  # the parts' own may be left at their default
+    return _load("clip", name, tower, config) if pretrained else tower(config)
+
+
+def _load(kind: str, name: str | Path, model: type, config, **options) -> PreTrainedModel:
+    """A pretrained model in float32, with no weight left at random."""
+    from transformers import logging
+
+    folder = _folder(kind, name)
+    if folder is not None and not any(
+        file.name.startswith(("model.safetensors", "pytorch_model.bin"))
+        for file in folder.iterdir()
+    ):
+        raise FileNotFoundError(f"{folder / 'model.safetensors'} is not there: {_remedy(kind)}")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it lists what is in the file beside this model, which is expected
+    try:
+        loaded, report = model.from_pretrained(
+            folder or name,
+            config=config,
+            output_loading_info=True,
+            local_files_only=folder is not None,
+            **options,
+        )
+    except Exception as error:  # a damaged or misfit file, a missing network: many kinds
+        raise _failure(kind, name, error) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(
+            f"{OPTIONS[kind]} {name} lacks the weights {', '.join(missing[:3])}{more}: "
+            f"{_remedy(kind)}"
+        )
+    return loaded.to(torch.float32).train()
+
+
+def _folder(kind: str, name: str | Path) -> Path | None:
+    """The local folder that a name stands for; None where it is a name on the Hugging Face hub."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or str(name).startswith((".", "~")) or len(folder.parts) > 2:
+        raise FileNotFoundError(f"{OPTIONS[kind]}: there is no folder {folder}: {_remedy(kind)}")
+    return None
+
+
+def _failure(kind: str, name: str | Path, error: Exception) -> Exception:
+    lines = str(error).splitlines() or [type(error).__name__]
+    local = _folder(kind, name) is not None
+    problem = "cannot be loaded" if local else "is no local folder and cannot be loaded by name"
+    message = f"{OPTIONS[kind]} {name} {problem} ({lines[0]}): {_remedy(kind)}"
+    return (ValueError if local else OSError)(message)
+
+
+def _remedy(kind: str) -> str:
+    """What to do where a model is not there: files, their place, and how to do without them."""
+    option, known = OPTIONS[kind], KNOWN[kind]
+    return (
+        "download config.json, model.safetensors (or pytorch_model.bin) and the tokenizer's files, e.g. "
+        f"of https://huggingface.co/{known[-1]}, into a folder and give it as {option}; or, to begin at "
+        f"random without any file, set network.pretrained to false and {option} to {known[0]}"
+    )
+
+
+def _check_length(ids: Tensor, config) -> None:
+    longest = config.max_position_embeddings
+    if ids.shape[1] > longest:
+        raise ValueError(
+            f"the texts have {ids.shape[1]} tokens, the encoder takes {longest}: cut them shorter"
+        )
