@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -114,6 +115,9 @@ def _load(
         samples, collate, workers = range(len(dataset)), dataset.fetch, 0
     elif isinstance(dataset, MediaSet):
         samples = dataset.view(modalities, draw=seed or 0)
+    if workers and "cv2" in sys.modules:
+        # A forked worker has none of OpenCV's threads, and may wait for them for ever.
+        sys.modules["cv2"].setNumThreads(1)
     places = _Places(
         len(dataset), [s for entry in plan for s in entry], generator, seed is not None
     )

@@ -27,6 +27,9 @@ small networks, where Python's share is largest, and run on one thread: on two t
     memory_samples          the peak of the matrices' memory at 8 times the samples / at once
     memory_step             the peak of two steps of IGM / of two bare steps, networks and batch included
     bf16_cpu                a bare step in bfloat16 autocast / in float32, on the CPU
+    seconds_DATA_MODALITY   a step of the paper's setting (variant paper, SAM's two passes), in seconds; the
+                            paper's batch, 12, but for nvgesture, which has 1 here and 6 there
+    gigabytes_DATA_MODALITY the peak memory of two such steps; on the CPU with the code and the batch in it
     gpu_share               on a GPU, in bfloat16: the rate of the pair's steps / that of a large matrix product
 
     reader_first_epoch      reading 96 clips: by librosa and Pillow, clip by clip / by our reader with an empty cache
@@ -68,10 +71,11 @@ from torchvision import transforms
 from torchvision.models import resnet18
 
 from igm import LateFusion, Settings, Unimodal, build_model, load_dataset, paper_head, train
-from igm.datasets import synthetic
+from igm.datasets import LAYOUTS, synthetic
 from igm.datasets.cache import Cache
 from igm.datasets.reading import Item, MediaSet, Pictures, Spectrogram
 from igm.devices import Devices
+from igm.encoders.build import build_network
 from igm.landscape import loss_surface, random_direction
 from igm.loading import batches
 from igm.loop import step_gradient
@@ -350,6 +354,28 @@ def memory() -> Entries:
         yield name, spread(_peak(*ours) / _peak(*bare) for _ in range(3))
 
 
+def paper_steps() -> Entries:
+    for data, (shapes, classes, size) in PAPER.items():
+        for name in shapes:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+                seconds, peak = fresh.submit(_paper_step, data, name, classes, size).result()
+            yield f"seconds_{data}_{name}", spread(seconds)
+            yield f"gigabytes_{data}_{name}", spread([peak / 1e9])
+
+
+def _paper_step(data: str, name: str, classes: int, size: int) -> tuple[list[float], int]:
+    """The seconds of some steps of the paper's network for one modality, and their peak memory."""
+    torch.set_num_threads(CORES)
+    shape, network = PAPER[data][0][name], LAYOUTS[data].network
+    model = build_network(network, classes, [name], pretrained=False).to(DEVICE)
+    batch = random_batch([name], size, shape, classes)
+    if len(shape) == 1:
+        batch[name] = torch.randint(1, 30000, (size, *shape), device=DEVICE)
+    trainer = find_method("igm")(model, [name], Settings("igm", variant="paper"))
+    (seconds,) = zip(*in_turn([method_step(trainer, name, batch)], 3))
+    return list(seconds), _memory()[1]
+
+
 def _peak(work: str, batches: int) -> int:
     """The peak memory of a work on some batches, in bytes."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
@@ -466,8 +492,19 @@ def gpu() -> Entries:
     yield "gpu_share", spread(share * product / steps for steps, product in rows)
 
 
+PAPER = {  # the shape of a sample by modality, classes, batch size
+    "cremad": ({"audio": (1, 257, 188), "video": (1, 3, 224, 224)}, 6, 12),
+    "kinetics_sounds": ({"audio": (1, 257, 1003), "video": (3, 3, 224, 224)}, 31, 12),
+    "twitter2015": ({"text": (50,), "image": (3, 224, 224)}, 3, 12),
+    "sarcasm": ({"text": (50,), "image": (3, 224, 224)}, 2, 12),
+    "nvgesture": (
+        {"depth": (1, 64, 224, 224), "rgb": (3, 64, 224, 224), "flow": (2, 64, 224, 224)},
+        25,
+        1,  # a sixth of a step: six clips take a minute and 10 GB
+    ),
+}
 SMALL = (digits_step, surface, digits_epoch, modalities, samples, reader)  # on one thread
-GROUPS = (step, matrices, eigh, *SMALL, memory, bf16, gpu)
+GROUPS = (step, matrices, eigh, *SMALL, memory, bf16, paper_steps, gpu)
 
 
 def about() -> dict:

@@ -80,14 +80,14 @@ def rows_of(out, split):
 def test_the_raw_sample_has_the_form_of_the_download(made):
     raw = made / "raw"
     wavs, flvs = (sorted((raw / name).iterdir()) for name in ("AudioWAV", "VideoFlash"))
-    assert len(wavs) == len(flvs) == 66
+    assert len(wavs) == len(flvs) == 96
     assert [p.stem for p in wavs] == [p.stem for p in flvs]
     assert all(re.fullmatch(r"1\d{3}_DFA_(NEU|HAP|SAD|FEA|DIS|ANG)_XX", p.stem) for p in wavs)
     assert wavs[0].read_bytes()[:4] == b"RIFF" and flvs[0].read_bytes()[:3] == b"FLV"
     assert soundfile.info(wavs[0]).samplerate == 16000
     text = (raw / "train.csv").read_bytes()
     assert text.startswith(b"\xef\xbb\xbf1001_DFA_NEU_XX,NEU\r\n")  # BOM, CRLF, no header
-    assert text.count(b"\r\n") == 54
+    assert text.count(b"\r\n") == 72
 
 
 def test_raw_and_prepared_sample_are_small_and_the_same_each_time(made, tmp_path):
@@ -115,7 +115,7 @@ def test_prepare_writes_the_layout(made):
         ).read_bytes()
         frames = sorted(p.name for p in (root / "Image-01-FPS" / stem).iterdir())
         assert frames == ["00001.jpg", "00002.jpg"]  # 8 frames at 6 a second: 0 s and 1 s
-    assert Counter(row[1] for row in rows_of(root, "train")) == dict.fromkeys(CLASSES, 9)
+    assert Counter(row[1] for row in rows_of(root, "train")) == dict.fromkeys(CLASSES, 12)
 
 
 def test_the_frames_are_those_at_whole_seconds(made):
@@ -144,8 +144,8 @@ def test_several_workers_make_the_same_files(made, tmp_path):
     report = run(made / "raw", tmp_path / "out", workers=2)
     assert tree(tmp_path / "out") == tree(made / "CREMAD")
     assert report["skipped"] == {}
-    assert "train          54  ANG 9, DIS 9" in report_text(report)
-    assert report["notes"] == ["0 of the 2 actors of test are in train, too"]
+    assert "train          72  ANG 12, DIS 12" in report_text(report)
+    assert report["notes"] == ["0 of the 4 actors of test are in train, too"]
 
 
 def test_the_split_by_speakers_shares_no_actor(made, tmp_path):
@@ -154,7 +154,7 @@ def test_the_split_by_speakers_shares_no_actor(made, tmp_path):
         split: {row[0][:4] for row in rows_of(tmp_path / "out", split)}
         for split in ("train", "valid", "test")
     }
-    assert [len(actors[split]) for split in actors] == [8, 1, 2]
+    assert [len(actors[split]) for split in actors] == [11, 2, 3]
     assert not actors["train"] & (actors["test"] | actors["valid"])
     assert not actors["test"] & actors["valid"]
 
@@ -164,7 +164,7 @@ def test_actors_that_are_in_both_parts_are_counted(raw, tmp_path):
         file.write("1001_DFA_ANG_XX,ANG\r\n")
     text = (raw / "train.csv").read_text().replace("1001_DFA_ANG_XX,ANG\n", "")
     (raw / "train.csv").write_text(text)
-    assert run(raw, tmp_path / "out")["notes"] == ["1 of the 3 actors of test are in train, too"]
+    assert run(raw, tmp_path / "out")["notes"] == ["1 of the 5 actors of test are in train, too"]
 
 
 def test_the_split_by_speakers_of_91_actors_has_the_documented_sizes(tmp_path):
@@ -240,7 +240,7 @@ def test_a_torn_journal_loses_one_line(made, tmp_path):
     run(made / "raw", out)
     assert sum(before[name] != stamp for name, stamp in times_of(out).items()) == 3
     lines = journal.read_text().splitlines()
-    assert len(lines) == 67 and all(json.loads(line) for line in lines)
+    assert len(lines) == 97 and all(json.loads(line) for line in lines)
 
 
 def test_two_at_once_in_one_folder_are_refused(made, tmp_path):
@@ -375,7 +375,7 @@ def test_a_clip_that_cannot_be_used_is_skipped_and_counted(raw, tmp_path, spoil,
     report = run(raw, out, workers)
     assert list(report["skipped"]) == [STEM]
     assert re.search(reason, report["skipped"][STEM])
-    assert STEM not in annotated(out) and len(annotated(out)) == 65
+    assert STEM not in annotated(out) and len(annotated(out)) == 95
     assert half_written(out) == [] and not list(out.rglob(f"{STEM}*"))
     assert f"skipped: {STEM}" in report_text(report) and "1 samples skipped" in report_text(report)
     assert check(CREMAD, out, full=True, progress=False).usable
@@ -507,9 +507,9 @@ def faults(root, full=True):
 def test_a_whole_set_is_usable_and_says_how_it_differs_from_the_published(root):
     found = check(CREMAD, root, full=True, progress=False)
     text = check_report(CREMAD, found)
-    assert found.usable and found.decoded == 132
-    assert "NEU 9 (973)" in text and "a share of train will be held out" in text
-    assert text.endswith("usable (132 files decoded)")
+    assert found.usable and found.decoded == 192
+    assert "NEU 12 (973)" in text and "a share of train will be held out" in text
+    assert text.endswith("usable (192 files decoded)")
 
 
 def test_published_counts_bring_no_remark(tmp_path):
@@ -569,12 +569,12 @@ def test_a_missing_split_or_folder_is_named(root, tmp_path):
 
 def test_both_the_folder_and_the_one_above_can_be_given(made):
     for place in (made, made / "CREMAD"):
-        assert len(load_dataset("cremad", place, "test", cache=False)) == 12
+        assert len(load_dataset("cremad", place, "test", cache=False)) == 24
 
 
 def test_the_data_root_can_come_from_the_environment(made, monkeypatch):
     monkeypatch.setenv("IGM_DATA", str(made))
-    assert len(load_dataset("cremad", split="test", cache=False)) == 12
+    assert len(load_dataset("cremad", split="test", cache=False)) == 24
     monkeypatch.delenv("IGM_DATA")
     with pytest.raises(FileNotFoundError, match="--data_root.*IGM_DATA.*igm sample cremad"):
         load_dataset("cremad")
@@ -595,18 +595,18 @@ def test_a_share_of_train_is_held_out_the_same_for_both_splits(made):
         for split, seed in (("train", 0), ("valid", 0), ("valid", 0), ("valid", 1))
     )
     names = [{item.name for item in part.items} for part in (train, valid, again, other)]
-    assert not names[0] & names[1] and len(names[0] | names[1]) == 54
+    assert not names[0] & names[1] and len(names[0] | names[1]) == 72
     assert names[1] == names[2] != names[3]
-    assert Counter(valid.labels.tolist()) == dict.fromkeys(range(6), 3)
+    assert Counter(valid.labels.tolist()) == dict.fromkeys(range(6), 4)
     assert train.train and not valid.train
-    assert valid.notes == {"held_out": 0.3, "held_out_samples": 18}
+    assert valid.notes == {"held_out": 0.3, "held_out_samples": 24}
 
 
 def test_a_valid_split_that_is_there_is_used(made, tmp_path):
     run(made / "raw", tmp_path / "out", split="speakers")
     valid = load_dataset("cremad", tmp_path / "out", "valid", cache=False)
-    assert len(valid) == 6 and valid.notes == {}
-    assert len(load_dataset("cremad", tmp_path / "out", "train", cache=False)) == 48
+    assert len(valid) == 12 and valid.notes == {}
+    assert len(load_dataset("cremad", tmp_path / "out", "train", cache=False)) == 66
 
 
 def test_where_the_cache_goes(made, root, tmp_path, monkeypatch):
@@ -625,7 +625,7 @@ def test_where_the_cache_goes(made, root, tmp_path, monkeypatch):
     [
         ({"frame": 2}, "unknown reading option 'frame' of cremad: use some of frames, choice"),
         ({"choice": "best"}, "unknown frame choice 'best'"),
-        ({"samples": 1000}, "samples must be from 1 to 48 in the train split, got 1000"),
+        ({"samples": 1000}, "samples must be from 1 to 66 in the train split, got 1000"),
         ({"held_out": 1.5}, "held_out must be between 0 and 1"),
         ({"split": "dev"}, "unknown split 'dev'"),
     ],

@@ -32,7 +32,7 @@ from igm.settings import Settings
 
 LIST = "nvgesture_{}_correct_v2.lst"
 ORIGINAL = "nvgesture_{}_correct_cvpr2016_v2.lst"
-SMALL = {"frames": 8, "test_frames": 8, "size": 32}
+SMALL = {"frames": 8, "size": 32}
 
 
 def make(raw, out, workers=1, **options):
@@ -402,6 +402,7 @@ def test_training_draws_a_window_of_the_span_and_evaluation_takes_the_middle(gre
     windows = [shown(read(grey, "depth", True, seed, frames=16, size=32)) for seed in range(60)]
     assert {tuple(w) for w in windows} == {tuple(range(s, s + 16)) for s in range(10, 15)}
     assert shown(read(grey, "depth", test_frames=16, size=32)) == list(range(12, 28))
+    assert shown(read(grey, "depth", frames=18, size=32)) == list(range(11, 29))
     assert shown(read(grey, "depth", test_frames=20, size=32)) == list(range(10, 30))
     assert shown(read(grey, "depth", test_frames=1, size=32)) == [19]
 

@@ -202,7 +202,7 @@ def sample(raw: Path, seed: int = 0) -> None:
         label = actions.index(action) if action in actions else int(rng.integers(len(actions)))
         count = int(rng.integers(16, 18))  # frames, five a second
         sound = synthetic.tones(label, len(actions), count / 5 - 0.8, 8000, rng, noise=0.3)
-        picture = synthetic.picture(label, len(actions), 48, rng, noise=0.6)
+        picture = synthetic.picture(label, len(actions), 48, rng, noise=0.4)
         frames = synthetic.moving(picture, count, rng)
         folder = raw / {"validate": "val"}.get(name, name) / action.replace(" ", "_")
         if lack != "no clip":

@@ -169,6 +169,21 @@ def make_sample(layout: Layout, out: str | Path, seed: int = 0) -> None:
         job.finish()
 
 
+def data_or_sample(layout: Layout, folder: str | Path) -> tuple[Path, bool]:
+    """Where the data set is: below IGM_DATA if it is there, else in ``folder/sample``, which is then made.
+
+    Returns:
+        the folder that holds ``layout.folder``, and whether it is the synthetic sample.
+    """
+    given = os.environ.get("IGM_DATA")
+    if given and (Path(given) / layout.folder).is_dir():
+        return Path(given), False
+    sample = Path(folder) / "sample"
+    if not (sample / layout.folder / MANIFEST).is_file():
+        make_sample(layout, sample)
+    return sample, True
+
+
 # ---------------------------------------------------------------- igm check
 
 

@@ -65,7 +65,7 @@ def rows(root: Path, split: str, faults: Faults) -> list[Item] | None:
 
 def readers(
     frames: int = 64,
-    test_frames: int = 64,
+    test_frames: int | None = None,
     size: int = 224,
     resize: int | None = None,
     order: str = "BGR",
@@ -80,8 +80,9 @@ def readers(
 
     Args:
         frames: successive frames that a training sample takes from its span, at a random place.
-        test_frames: the frames in the middle of the span that are taken else; all of them are 80. What the authors'
-            code does is not known. From a shorter span all are taken, the last standing still for the rest.
+        test_frames: the frames in the middle of the span that are taken else, by default as many; 80 for all. What
+            the authors' code does is not known. From a shorter span all are taken, the last standing still for the
+            rest.
         size: height and width of the crop, at a random place in training, in the middle else.
         resize: height and width before the crop; by default 8/7 of size, 256 for 224.
         order: of the colour channels. BGR, as OpenCV gives them and the authors' code leaves them, or RGB.
@@ -89,6 +90,7 @@ def readers(
             i3d: -1 ... 1, which the public weights of the I3D expect.
         flow_scale: pixels of the recording that become 1.
     """
+    test_frames = frames if test_frames is None else test_frames
     shape = (frames, test_frames, size, round(size * 8 / 7) if resize is None else resize)
     return {
         "depth": Depth("depth", *shape),

@@ -8,6 +8,7 @@ that are there, then ``report.json`` and ``manifest.json``.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -226,11 +227,18 @@ class Preparation:
             unit="sample",
             disable=not self.progress,
         )
-        journal = open(self.out / FOLDER / JOURNAL, "a", encoding="utf-8")  # noqa: SIM115
+        journal = open(self.out / FOLDER / JOURNAL, "ab", buffering=0)  # noqa: SIM115
         with journal, bar, _one_thread():
             for task, entry in self._results(todo):
-                journal.write(json.dumps(entry) + "\n")
-                journal.flush()
+                line = (json.dumps(entry) + "\n").encode()
+                try:
+                    if journal.write(line) < len(line):
+                        raise OSError(errno.ENOSPC, "no room for the whole line")
+                except OSError as error:
+                    raise OSError(
+                        f"cannot write {journal.name}: {error.strerror}: make room; the same command "
+                        "goes on from here"
+                    ) from error
                 self._take(task.name, entry, made)
                 bar.update()
         return made

@@ -13,6 +13,11 @@ from pathlib import Path
 import numpy as np
 
 
+def mistaken(label: int, classes: int, chance: float, rng: np.random.Generator) -> int:
+    """The class, or with this chance one drawn at random: what a weak modality shows."""
+    return int(rng.integers(classes)) if rng.random() < chance else label
+
+
 def tones(
     label: int, classes: int, seconds: float, rate: int, rng: np.random.Generator, noise: float
 ) -> np.ndarray:
@@ -33,8 +38,7 @@ def picture(
     """
     import cv2
 
-    if rng.random() < noise:
-        label = int(rng.integers(classes))
+    label = mistaken(label, classes, noise, rng)
     y, x = np.mgrid[:size, :size] / size
     angle = np.pi * (label + 0.5 * rng.uniform(-0.5, 0.5)) / classes
     wave = np.sin(2 * np.pi * 4 * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 6))

@@ -151,7 +151,14 @@ def gestures(
         "rgb": partial(i3d, 3, rgb_weights, "network.rgb_weights"),
         "flow": partial(i3d, 2, flow_weights, "network.flow_weights"),
     }
-    return _late_fusion(encoders, modalities, classes, shared_head, seed)
+    model = _late_fusion(encoders, modalities, classes, shared_head, seed)
+    if (
+        size == "tiny"
+    ):  # it is trained for a few steps: statistics over a hundred would come too late
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.momentum = 0.1
+    return model
 
 
 def _text(feature: str, name: str | Path, pretrained: bool) -> TextEncoder:
