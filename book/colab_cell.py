@@ -6,7 +6,7 @@ if importlib.util.find_spec("igm") is None:
     source = os.environ.get("IGM_SOURCE", "https://github.com/igm-book/igm-book")
     if not os.path.isdir("igm-book"):
         !git clone -q --depth 1 {source} igm-book
-    %pip install -q ./igm-book
+    %pip install -q './igm-book[media]'
     assert importlib.util.find_spec("igm"), "igm was not installed: see above, then run this again"
 if os.path.isdir("igm-book/book"):
     %cd -q igm-book/book

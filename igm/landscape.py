@@ -38,8 +38,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
+from igm.progress import progress_bar
 from igm.sam import perturbation
 from igm.seeds import derive_seed
 
@@ -129,7 +129,7 @@ def loss_surface(
 
     total, samples = torch.zeros(len(grid), dtype=torch.float64), 0
     passes = len(batches) * len(grid) if hasattr(batches, "__len__") else None
-    bar = tqdm(total=passes, disable=not progress, desc="loss surface", unit="point")
+    bar = progress_bar(progress, total=passes, desc="loss surface", unit="point")
     with _borrowed(model), bar:
         for inputs, labels in _pairs(batches):
             start = 0

@@ -82,18 +82,34 @@ def plot_lines(
 
 def plot_pairs(dataset, rows: Sequence[int]) -> None:
     """The image and the spectrogram of some pairs, one above the other."""
-    figure, axes = plt.subplots(2, len(rows), figsize=(1.2 * len(rows), 2.9))
-    for column, i in enumerate(rows):
-        sample = dataset[i]
-        axes[0, column].imshow(sample["image"][0].numpy(), cmap="gray")
-        axes[1, column].imshow(sample["audio"][0].numpy(), cmap="magma", origin="lower")
-        axes[0, column].set_title(dataset.classes[sample["label"]])
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.grid(False)
-    axes[0, 0].set_ylabel("image")
-    axes[1, 0].set_ylabel("audio")
+    samples = [dataset[i] for i in rows]
+    shown = {}
+    for name in ("image", "audio"):
+        shown[name] = [sample[name][0].numpy() for sample in samples]
+    shown["image"] = [_grey(image) for image in shown["image"]]
+    plot_grid(shown, [dataset.classes[sample["label"]] for sample in samples])
+
+
+def plot_grid(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str]) -> None:
+    """A row of pictures for each name, a column for each title.
+
+    Args:
+        rows: name -> pictures: (height, width, 3) as they are; (height, width), such as a spectrogram, low values
+            dark, the first row at the bottom.
+    """
+    columns = len(titles)
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(1.2 * columns, 0.3 + 1.3 * len(rows)), squeeze=False
+    )
+    for row, (name, pictures) in zip(axes, rows.items()):
+        row[0].set_ylabel(name)
+        for ax, picture in zip(row, pictures):
+            flat = np.ndim(picture) == 2
+            ax.imshow(picture, cmap="magma", origin="lower" if flat else "upper", aspect="auto")
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+    for ax, title in zip(axes[0], titles):
+        ax.set_title(title, fontsize=10)
 
 
 def plot_stages(
@@ -155,3 +171,9 @@ def _series_style(i: int) -> dict:
     """Colour, marker and line of the i-th series; they come round again after the last."""
     n = len(COLOURS)
     return dict(color=COLOURS[i % n], marker=MARKERS[i % n], linestyle=LINES[i % n])
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """(height, width) of any range -> (height, width, 3) within 0 ... 1."""
+    low, high = image.min(), image.max()
+    return np.repeat(((image - low) / max(high - low, 1e-12))[..., None], 3, axis=-1)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from torch import nn
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from igm import runs
 from igm.devices import Devices
@@ -21,6 +20,7 @@ from igm.evaluation import evaluate, predictions
 from igm.loading import batches, hold_out
 from igm.loop import Loop
 from igm.methods import Method, find_method
+from igm.progress import progress_bar
 from igm.seeds import untouched_generators
 from igm.settings import Settings
 
@@ -132,10 +132,10 @@ def train(
             "select test: the epoch is chosen by looking at the test split, as the authors' code "
             "does; the test scores are no fair estimate"
         )
-    bar = tqdm(
+    bar = progress_bar(
+        progress and devices.main,
         total=len(loop.plan),
         initial=len(run.history),
-        disable=not (progress and devices.main),
         desc=settings.method,
         unit="epoch",
     )

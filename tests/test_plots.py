@@ -12,6 +12,7 @@ from igm.plots import (
     COLOURS,
     LINES,
     MARKERS,
+    plot_grid,
     plot_lines,
     plot_pairs,
     plot_seeds,
@@ -80,5 +81,17 @@ def test_plot_pairs_shows_both_modalities():
     dataset = igm.load_dataset("digits", split="valid", samples=3)
     plot_pairs(dataset, range(3))
     shown = [ax.images[0].get_array() for ax in plt.gcf().axes]
-    assert np.array_equal(shown[0], dataset[0]["image"][0])
+    image = dataset[0]["image"][0].numpy()
+    grey = (image - image.min()) / (image.max() - image.min())
+    assert all(np.allclose(shown[0][..., channel], grey) for channel in range(3))
     assert np.array_equal(shown[5], dataset[2]["audio"][0])
+
+
+def test_plot_grid_has_a_row_a_name_and_a_column_a_title():
+    colour, flat = np.zeros((4, 5, 3)), np.arange(6).reshape(2, 3)
+    plot_grid({"video": [colour, colour], "audio": [flat, flat + 1]}, ["left", "right"])
+    axes = plt.gcf().axes
+    assert [ax.get_title() for ax in axes] == ["left", "right", "", ""]
+    assert [ax.get_ylabel() for ax in axes] == ["video", "", "audio", ""]
+    assert np.array_equal(axes[3].images[0].get_array(), flat + 1)
+    assert [ax.images[0].origin for ax in axes] == ["upper", "upper", "lower", "lower"]

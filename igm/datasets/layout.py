@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from igm.datasets.cache import Cache
 from igm.datasets.media import Unreadable
@@ -24,6 +23,7 @@ from igm.datasets.memory import SPLITS
 from igm.datasets.preparing import MANIFEST, Preparation
 from igm.datasets.reading import Item, MediaSet, Reader
 from igm.datasets.tables import Faults, hold_out
+from igm.progress import progress_bar
 from igm.seeds import derive_seed
 
 
@@ -243,7 +243,7 @@ def check(
         rows = range(len(items)) if full else sorted(rng.permutation(len(items))[:sample])
         chosen = [items[i] for i in rows if items[i].name not in missing]
         decoded += sum(name in item.files for item in chosen for name in readers)
-        bar = tqdm(total=len(chosen), desc=f"check {split}", unit="sample", disable=not progress)
+        bar = progress_bar(progress, total=len(chosen), desc=f"check {split}", unit="sample")
         with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for errors in pool.map(lambda item: _errors(item, readers), chosen):
                 faults.extend(errors)

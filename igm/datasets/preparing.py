@@ -26,10 +26,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from igm.datasets.media import Unreadable
 from igm.files import sync, write_bytes, write_json
+from igm.progress import progress_bar
 
 FOLDER, JOURNAL = ".prepare", "journal.jsonl"
 MANIFEST, REPORT = "manifest.json", "report.json"
@@ -220,12 +219,12 @@ class Preparation:
                 self._take(task.name, entry, made)
             else:
                 todo.append(task)
-        bar = tqdm(
+        bar = progress_bar(
+            self.progress,
             total=len(tasks),
             initial=len(tasks) - len(todo),
             desc=f"prepare {self.data}",
             unit="sample",
-            disable=not self.progress,
         )
         journal = open(self.out / FOLDER / JOURNAL, "ab", buffering=0)  # noqa: SIM115
         with journal, bar, _one_thread():
