@@ -166,10 +166,38 @@ def test_several_processes_fill_one_cache(tmp_path):
     for i, path in enumerate(sources):
         assert (cache.fetch("kind", path, unused) == i).all()
     assert unused.runs == 0
-    lines = (folder / "kind.index").read_text().splitlines()
+    lines = [line for line in (folder / "kind.index").read_text().splitlines() if line]
     spans = sorted((e["offset"], e["offset"] + e["bytes"]) for e in map(json.loads, lines))
     assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:]))
-    assert len(lines) == 60  # nobody stored what another had stored
+    assert 60 <= len(lines) < 120  # two may begin on one file at once, and that is rare
+
+
+def test_a_crash_between_data_and_index_leaves_a_gap_only(tmp_path, source):
+    Cache(tmp_path).fetch("kind", source, Work(A))
+    with open(tmp_path / "kind.bin", "ab") as data:
+        data.write(b"half an array")
+    other = tmp_path / "other"
+    other.write_bytes(b"x")
+    Cache(tmp_path).fetch("kind", other, Work(A + 1))
+    cache, unused = Cache(tmp_path), Work(None)
+    assert np.array_equal(cache.fetch("kind", source, unused), A)
+    assert np.array_equal(cache.fetch("kind", other, unused), A + 1)
+    assert unused.runs == 0
+
+
+def test_threads_share_a_cache(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    sources = [tmp_path / f"{i}.wav" for i in range(40)]
+    for path in sources:
+        path.write_bytes(b"x")
+    cache = Cache(tmp_path / "cache")
+
+    def fetch(i):
+        return (cache.fetch("kind", sources[i], lambda: np.full(999, i, np.int16)) == i).all()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(fetch, list(range(40)) * 3))
 
 
 def test_a_copy_of_the_array_may_be_changed(tmp_path, source):

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,8 +54,7 @@ class Cache:
         array = np.asarray(compute(), order="C")
         if not self.full:
             try:
-                with self._lock:
-                    self.full = not table.append(str(path), stamp, array, self.limit)
+                self.full = not table.append(str(path), stamp, array, self.limit, self._lock)
             except OSError as error:  # the disk is full or read-only: reading goes on without
                 self.full = True
                 log.warning(
@@ -131,47 +130,71 @@ class _Kind:
             except (OSError, ValueError):
                 return None
         raw = self.map[entry["offset"] : end]
-        if len(raw) < entry["bytes"] or zlib.crc32(raw) != entry["crc"]:
-            return None
+        if "checked" not in entry:  # once in each process
+            if len(raw) < entry["bytes"] or zlib.crc32(raw) != entry["crc"]:
+                return None
+            entry["checked"] = True
         return np.asarray(raw).view(dtype).reshape(entry["shape"])
 
-    def append(self, path: str, stamp: list[int], array: np.ndarray, limit: float) -> bool:
-        """Stores an array; False where the limit does not allow it."""
+    def append(
+        self, path: str, stamp: list[int], array: np.ndarray, limit: float, threads: threading.Lock
+    ) -> bool:
+        """Stores an array; False where the limit does not allow it.
+
+        Only the place in the file is taken under locks, so that several threads and processes write at once. Where a
+        crash comes before the line in the index, there is a gap in the file, and that is all.
+        """
+        entry = {
+            "path": path,
+            "stamp": stamp,
+            "offset": 0,
+            "bytes": array.nbytes,
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+            "crc": zlib.crc32(array),
+        }
         if self.others is None:
             self.data.parent.mkdir(parents=True, exist_ok=True)
             self.others = sum(f.stat().st_size for f in self.data.parent.glob("*.bin"))
             self.others -= self.data.stat().st_size if self.data.exists() else 0
-        with _locked(self.data.with_suffix(".lock")), open(self.data, "ab") as data:
+        with threads, _locked(self.data) as data:
             known = self.entries.get(path)
             self.catch_up()
             if (new := self.entries.get(path)) is not known and new["stamp"] == stamp:
                 return True  # another process was quicker
-            start = data.seek(0, os.SEEK_END)
-            if -start % 64:  # an array begins where any type may begin
-                start += data.write(bytes(-start % 64))
-            if self.others + start + array.nbytes > limit:
+            end = os.fstat(data).st_size
+            entry["offset"] = end + -end % 64  # where any type may begin
+            if self.others + entry["offset"] + array.nbytes > limit:
                 return False
-            data.write(array.data if array.ndim else array.tobytes())
-            data.flush()
-            entry = {
-                "path": path,
-                "stamp": stamp,
-                "offset": start,
-                "bytes": array.nbytes,
-                "dtype": array.dtype.str,
-                "shape": list(array.shape),
-                "crc": zlib.crc32(array),
-            }
-            with open(self.index, "ab+") as index:
-                end = index.seek(0, os.SEEK_END)
-                torn = end > 0 and os.pread(index.fileno(), 1, end - 1) != b"\n"
-                index.write(b"\n" * torn + json.dumps(entry).encode() + b"\n")
-        self.entries[path] = entry
+            os.truncate(data, entry["offset"] + array.nbytes)
+        handle = os.open(self.data, os.O_WRONLY)
+        try:
+            _write(handle, memoryview(array).cast("B") if array.size else b"", entry["offset"])
+        finally:
+            os.close(handle)
+        # One line in one call: those of several processes do not mix. It begins anew where a crash tore the last.
+        handle = os.open(self.index, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, b"\n" + json.dumps(entry).encode() + b"\n")
+        finally:
+            os.close(handle)
+        with threads:
+            self.entries[path] = entry
         return True
 
 
+def _write(handle: int, content: memoryview | bytes, offset: int) -> None:
+    while len(content):
+        written = os.pwrite(handle, content, offset)
+        content, offset = content[written:], offset + written
+
+
 @contextmanager
-def _locked(path: Path):
-    with open(path, "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield  # closing the file opens the lock
+def _locked(path: Path) -> Iterator[int]:
+    """The file, open for writing, while no other process has it so."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+    finally:
+        os.close(handle)  # which opens the lock, too
