@@ -1,0 +1,247 @@
+"""The commands on the paper's data sets: prepare, check, sample, train with reading and network options; the paper's table."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import igm
+from igm.__main__ import main
+from igm.datasets import LAYOUTS, load_dataset
+from igm.datasets.layout import data_or_sample, make_sample
+from igm.encoders.build import build_network
+from igm.models import Concatenation, LateFusion
+from igm.paper import SCORES, beside, table_1
+from igm.progress import progress_bar
+
+SMALL = "--network.size tiny --reading.size 32 --reading.seconds 0.25 --epochs 1 --rounds 1 --rho 0"
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sample") / "made"
+    make_sample(LAYOUTS["cremad"], out)
+    return out
+
+
+@pytest.fixture
+def run(capsys):
+    """run("check cremad ROOT") -> exit code, stdout, stderr."""
+
+    def command(words):
+        code = main(words.split())
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return command
+
+
+def mistake(result, *parts):
+    code, out, err = result
+    lines = [line for line in err.splitlines() if line.startswith("igm: ")]
+    assert code == 2 and out == "" and len(lines) == 1, result
+    for part in parts:
+        assert part in lines[0]
+
+
+# ---------------------------------------------------------------- prepare, check, sample
+
+
+def test_prepare_prints_its_report_and_goes_on(run, sample, tmp_path):
+    words = f"prepare cremad {sample}/raw {tmp_path}/out --workers 1"
+    for _ in range(2):
+        code, out, _ = run(words)
+        assert code == 0
+        assert "train          72  ANG 12" in out and "0 samples skipped" in out
+        assert "report.json and manifest.json" in out
+    code, out, _ = run(f"check cremad {tmp_path}/out --full true")
+    assert code == 0 and out.splitlines()[-1] == "usable (192 files decoded)"
+
+
+def test_check_says_by_its_exit_code_what_must_be_mended(run, sample, tmp_path):
+    shutil.copytree(sample / "CREMAD", tmp_path / "CREMAD")
+    next((tmp_path / "CREMAD" / "AudioWAV").iterdir()).unlink()
+    code, out, _ = run(f"check cremad {tmp_path}")
+    assert code == 1 and "is missing (line" in out
+    assert out.splitlines()[-1].startswith("not usable: 1 faults")
+
+
+def test_mistakes_are_one_line(run, sample, tmp_path):
+    mistake(run(f"sample cremad {sample}"), "is there already: give a new folder")
+    mistake(run(f"sample fashion {tmp_path}/x"), "unknown data set 'fashion'", "cremad")
+    mistake(run(f"check cremad {tmp_path}/none"), "none is not there")
+    mistake(run(f"prepare cremad {tmp_path}/none {tmp_path}/x"), "raw folder", "not there")
+    words = f"prepare cremad {sample}/raw {tmp_path}/y --split emotions"
+    mistake(run(words), "unknown split 'emotions': use common or speakers")
+
+
+def test_ctrl_c_stops_prepare_with_a_word(sample, tmp_path):
+    code = (
+        "import sys, time; from igm.datasets import cremad, media;"
+        "old = media.read_audio; media.read_audio = lambda *a: (time.sleep(0.2), old(*a))[1];"
+        "from igm.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["prepare", "cremad", str(sample / "raw"), str(tmp_path / "out"), "--workers", "1"]
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE)
+    while not (tmp_path / "out" / "AudioWAV").is_dir():
+        time.sleep(0.1)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"stopped; the same command goes on from here" in err and b"Traceback" not in err
+    assert main(words) == 0
+
+
+def test_a_library_that_is_missing_is_named(run, sample, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    mistake(run(f"check cremad {sample}"), "soundfile is not installed", "pip install '.[media]'")
+
+
+# ---------------------------------------------------------------- train, evaluate, resume
+
+
+def test_a_run_on_media_files_is_recorded_evaluated_and_resumed(run, sample, tmp_path):
+    out = tmp_path / "run"
+    train = f"train --data cremad --data_root {sample} {SMALL} --no-cache --workers 1 --out {out}"
+    code, printed, _ = run(train)
+    assert code == 0
+    record = json.loads((out / "run.json").read_text())
+    assert record["reading"] == {"size": 32, "seconds": 0.25}
+    assert record["network"] == {"size": "tiny"} and record["cache"] is False
+    assert record["held_out"] == {"held_out": 0.1, "held_out_samples": 6}
+    assert record["sizes"] == {"train": 66, "valid": 6, "test": 24}
+    scores = [line for line in printed.splitlines() if line.startswith(("valid", "test"))]
+    code, again, _ = run(f"evaluate {out}")
+    assert code == 0 and again.splitlines()[1:] == scores
+    moved = tmp_path / "moved"
+    shutil.copytree(sample, moved)
+    assert run(f"evaluate {out} --data_root {moved}")[0] == 0
+    assert run(f"train --resume {out}")[0] == 0  # complete: nothing to do, and no error
+    assert not (sample / "CREMAD" / ".igm-cache").exists()
+
+
+def test_workers_and_cache_leave_training_as_it_is(sample, tmp_path, monkeypatch):
+    """The same weights, bit for bit, by 0 and 2 workers, with an empty and a full cache."""
+    monkeypatch.setenv("IGM_CACHE", str(tmp_path / "cache"))
+    weights = []
+    for workers in (0, 2, 0):
+        data = {
+            split: load_dataset("cremad", sample, split, size=32, seconds=0.25)
+            for split in ("train", "valid")
+        }
+        model = build_network("audio_video", 6, ["audio", "video"], size="tiny")
+        options = {"epochs": 1, "rounds": 1, "rho": 0.0, "device": "cpu", "progress": False}
+        igm.train(model, data, workers=workers, batch_size=12, **options)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+
+
+def test_joint_training_of_a_concatenation(run, sample, tmp_path):
+    words = f"train --data cremad --data_root {sample} {SMALL} --method joint --model concat"
+    code, out, _ = run(f"{words} --out {tmp_path}/run")
+    assert code == 0 and "fused" in out and "audio " not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("--reading.frame 3", ["unknown reading option 'frame'", "frames, choice"]),
+        ("--network.depth 50", ["unknown network option 'depth'", "size"]),
+        ("--network.size huge", ["huge", "resnet18, tiny"]),
+        ('--noise {"audio":1}', ["noise is for the small data sets"]),
+        ('--modalities ["text"]', ["unknown modality 'text'", "audio, video"]),
+        ("--samples 1000", ["samples must be from 1 to 66"]),
+    ],
+)
+def test_options_that_do_not_fit_are_named(run, sample, tmp_path, words, parts):
+    result = run(f"train --data cremad --data_root {sample} --out {tmp_path}/run {words}")
+    mistake(result, *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_small_sets_take_options_too(run, tmp_path):
+    words = "train --data mfeat --samples 50 --epochs 1 --rounds 1 --network.d 16"
+    code, out, _ = run(f'{words} --reading {{"views":["fou","kar"]}} --out {tmp_path}/run')
+    assert code == 0 and "kar" in out and "zer" not in out
+    mistake(run(f"{words} --reading.view fou --out {tmp_path}/x"), "unknown reading option 'view'")
+
+
+def test_without_data_the_error_says_where_it_may_be(run, monkeypatch):
+    monkeypatch.delenv("IGM_DATA", raising=False)
+    mistake(run("train --data sarcasm"), "--data_root", "IGM_DATA", "igm sample sarcasm")
+
+
+# ---------------------------------------------------------------- networks and the sample
+
+
+def test_networks_by_name():
+    late = build_network("audio_video", 6, ["video"], size="tiny")
+    assert isinstance(late, LateFusion) and list(late.modalities) == ["video"]
+    concat = build_network("audio_video", 6, ["audio", "video"], "concat", size="tiny")
+    assert isinstance(concat, Concatenation) and concat.head.fc1.in_features == 1024
+    for options in ({"kind": "early"}, {"kind": "concat", "shared_head": True}, {"sise": "tiny"}):
+        with pytest.raises(ValueError):
+            build_network("audio_video", 6, ["audio"], **options)
+
+
+def test_a_network_is_rebuilt_without_its_pretrained_files(tmp_path):
+    model = build_network(
+        "gestures", 25, ["rgb"], size="tiny", rgb_weights=str(tmp_path / "gone"), pretrained=False
+    )
+    assert "rgb" in model.modalities
+    with pytest.raises(OSError, match="gone"):
+        build_network("gestures", 25, ["rgb"], size="tiny", rgb_weights=str(tmp_path / "gone"))
+
+
+def test_the_real_data_is_preferred_to_the_sample(sample, tmp_path, monkeypatch):
+    monkeypatch.setenv("IGM_DATA", str(sample))
+    assert data_or_sample(LAYOUTS["cremad"], tmp_path) == (sample, False)
+    monkeypatch.setenv("IGM_DATA", str(tmp_path))  # no CREMAD in it
+    made, synthetic = data_or_sample(LAYOUTS["cremad"], tmp_path / "work")
+    assert synthetic and (made / "CREMAD" / "annotations" / "test.csv").is_file()
+    assert data_or_sample(LAYOUTS["cremad"], tmp_path / "work") == (made, True)
+
+
+def test_bars_can_be_switched_off(monkeypatch):
+    assert progress_bar(False, total=3).disable
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    code = "from igm.progress import progress_bar; print(progress_bar(True, total=3).disable)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert done.stdout.strip() in ("True", "1")
+
+
+# ---------------------------------------------------------------- the paper's table
+
+
+def test_the_numbers_are_those_of_table_1():
+    assert table_1("cremad")["IGM"] == (0.8105, 0.8948)
+    assert table_1("cremad")["video alone"] == (0.6317, 0.6861)
+    assert table_1("sarcasm")["MLA (rerun)"] == (0.8426, 0.8348)
+    assert table_1("nvgesture")["depth alone"] == (0.8154, 0.8183)
+    assert [len(table_1(name)) for name in SCORES] == [15, 15, 15, 15, 13]
+    assert all(0.4 < a < 0.95 for name in SCORES for a, _ in table_1(name).values())
+    with pytest.raises(ValueError, match="use one of cremad"):
+        table_1("digits")
+
+
+def test_runs_stand_below_the_paper(tmp_path):
+    for name, data, status in (("a", "cremad", "complete"), ("b", "digits", "complete")):
+        (tmp_path / name).mkdir()
+        results = {"test": {"fused": {"accuracy": 0.5, "map": 0.25, "macro_f1": 0.1}}}
+        record = {"data": data, "status": status, "sizes": {"train": 5000}, "results": results}
+        record["settings"] = {"seed": 0, "method": "igm"}
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+    table = beside("cremad", [tmp_path / "a", tmp_path / "b"]).splitlines()
+    assert table[0].split() == ["accuracy", "mAP"]
+    assert table[-1].split() == ["a:", "fused,", "5,000", "training", "samples", "0.5000", "0.2500"]
+    assert len(table) == 1 + 15 + 1
+    assert beside("sarcasm").splitlines()[0].split() == ["accuracy", "macro-F1"]
