@@ -528,7 +528,7 @@ def main(words: Sequence[str] = ()) -> None:
         if kept["_about"] != record["_about"]:
             sys.exit(f"{RECORD} is of another machine or version: run all groups, without a name")
         record = kept
-    print(record["_about"], f"{'':27}{'median':>8}{'min':>8}{'max':>8}{'at most':>9}", sep="\n")
+    print(record["_about"], f"{'':27}{'median':>8}{'min':>8}{'max':>8}{'target':>9}", sep="\n")
     torch.manual_seed(0)
     for group in groups:
         torch.set_num_threads(1 if group in SMALL else CORES)

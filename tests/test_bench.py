@@ -13,6 +13,13 @@ NAMES = {
     *["surface_speedup", "surface_speedup_memory", "digits_epoch", "digits_epoch_saved"],
     *["modalities_r2", *(f"modalities_cost_{m}" for m in (2, 3, 4, 5))],
     *["samples_r2", "samples_cost_8", "memory_samples", "memory_step", "bf16_cpu"],
+    *[f"reader_{name}" for name in ("first_epoch", "later_epochs", "first_nocache", "one_thread")],
+    *[
+        f"{unit}_{data}_{modality}"
+        for unit in ("seconds", "gigabytes")
+        for data, (shapes, *_) in bench.PAPER.items()
+        for modality in shapes
+    ],
 }
 
 
@@ -75,6 +82,23 @@ def test_a_group_alone_joins_the_record_of_this_machine(tmp_path, monkeypatch):
         bench.main(["eigh"])
     bench.main()
     assert json.loads(bench.RECORD.read_text()) == {"_about": bench.about()} | new
+
+
+def test_the_shapes_of_the_paper_are_those_of_the_readers():
+    from igm.datasets import LAYOUTS
+
+    for data, (shapes, classes, _) in bench.PAPER.items():
+        assert len(LAYOUTS[data].classes) == classes
+        assert list(LAYOUTS[data].readers()) == list(shapes)
+
+
+def test_the_plain_reader_reads_what_ours_reads(tmp_path):
+    items = bench.clips(tmp_path, 2)
+    readers = {"audio": bench.Spectrogram(22050, 3.0), "video": bench.Pictures("video", count=1)}
+    ours = bench.MediaSet(items, ["a"], readers, train=True)[1]
+    plain = bench.PlainClips(items)[1]
+    assert (ours["audio"] - plain["audio"]).abs().max() < 1e-4
+    assert ours["video"].shape == plain["video"].shape == (1, 3, 224, 224)
 
 
 def test_the_record_is_complete():
