@@ -297,3 +297,36 @@ def test_joint_training_moves_both_networks(trained, networks):
     for name in ("fou", "kar"):
         assert not close(model[name].encoder, start[name].encoder)
         assert not close(model[name].head, start[name].head)
+
+
+class Words(nn.Module):
+    """The mean embedding of token ids, (n, L) -> (n, d)."""
+
+    def __init__(self, d: int = 8):
+        super().__init__()
+        self.embedding = nn.Embedding(20, d)
+
+    def forward(self, ids):
+        return self.embedding(ids).mean(1)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"flat_ratio": 0.3, "rho": 1e-10}, {"flat_ratio": 0.0, "rho": 0.0}]
+)
+def test_mixup_leaves_text_as_it_is(settings):
+    """The gradient for token ids is that of the plain loss; for numbers it is not."""
+    torch.manual_seed(0)
+    head = paper_head(8, 3)
+    model = LateFusion({"text": Unimodal(Words(), head), "x": Unimodal(nn.Linear(8, 8), head)})
+    batch = {"text": torch.randint(20, (6, 5)), "x": torch.randn(6, 8)}
+    batch["label"] = torch.randint(3, (6,))
+    for name, mixed in (("text", False), ("x", True)):
+        method = make("igm", model, ["text", "x"], mixup=1.0, tau=1e-9, **settings)
+        optimizer = SAM(torch.optim.SGD(model[name].parameters(), 0.1), method.settings.rho)
+        torch.manual_seed(1)
+        method.gradient(Stage((name,), 1), batch, optimizer)
+        got = torch.cat([p.grad.flatten() for p in model[name].parameters()])
+        loss = nn.functional.cross_entropy(model[name](batch[name]), batch["label"])
+        plain = torch.autograd.grad(loss, list(model[name].parameters()))
+        distance = (got - torch.cat([g.flatten() for g in plain])).norm() / got.norm()
+        assert (distance > 0.05) if mixed else (distance < 1e-5)
