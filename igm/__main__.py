@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from torch.nn.functional import nll_loss
 
 from igm.authors_config import is_authors, translate
 from igm.compare import compare, comparison_table, plot_comparison
@@ -28,6 +29,7 @@ from igm.datasets.preparing import MANIFEST, REPORT, Preparation, report_text
 from igm.devices import Devices
 from igm.files import write, write_json
 from igm.landscape import (
+    cross_entropy,
     hessian_eigenvalues,
     hessian_trace,
     loss_surface,
@@ -36,7 +38,7 @@ from igm.landscape import (
 )
 from igm.loading import batches
 from igm.methods import find_method
-from igm.models import LateFusion, build_model
+from igm.models import LateFusion, build_model, fuse
 from igm.runs import WEIGHTS, load_weights, read_record
 from igm.settings import Settings
 from igm.train import Run, evaluate, train
@@ -112,13 +114,14 @@ def landscape_command(options: Namespace) -> int:
     ]
     axis = torch.linspace(-options.radius, options.radius, options.points).tolist()
     directions = [random_direction(network, seed) for seed in (0, 1)]
-    surface = loss_surface(network, pairs, directions, axis, axis)
+    loss = _fused_loss(method.settings.fusion) if name == "fused" else cross_entropy
+    surface = loss_surface(network, pairs, directions, axis, axis, loss)
     rhos = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2]
     found = {
-        "hessian_eigenvalue": hessian_eigenvalues(network, pairs)[0].item(),
-        "hessian_trace": hessian_trace(network, pairs),
+        "hessian_eigenvalue": hessian_eigenvalues(network, pairs, loss=loss)[0].item(),
+        "hessian_trace": hessian_trace(network, pairs, loss=loss),
         "worst_case_loss": dict(
-            zip(map(str, rhos), worst_case_loss(network, pairs, rhos).tolist())
+            zip(map(str, rhos), worst_case_loss(network, pairs, rhos, loss=loss).tolist())
         ),
     }
     _draw_surface(stem.with_suffix(".png"), axis, surface)
@@ -274,6 +277,14 @@ def _settings_of(record: Mapping) -> Settings:
             "another version of igm, use that one"
         )
     return Settings(**record["settings"])
+
+
+def _fused_loss(fusion: str):
+    """The loss of the prediction that the run is scored by."""
+    if fusion == "mean":
+        return cross_entropy
+    smallest = torch.finfo(torch.float32).tiny
+    return lambda output, y: nll_loss(fuse(output, fusion).clamp_min(smallest).log(), y)
 
 
 def _draw_surface(path: Path, axis: list[float], surface: torch.Tensor) -> None:

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import numpy as np
 import pytest
+import torch
 
 from igm import build_model, load_dataset, train
 from igm.__main__ import main
@@ -484,6 +486,23 @@ def test_the_landscape_of_a_run(igm, tmp_path):
     assert (tmp_path / "run" / "landscape-kar-valid.png").stat().st_size > 1000
     again = igm("landscape", "run", "--output", "kar", "--points", "3", "--device", "cpu")
     check_mistake(again, ["landscape-kar-valid.json is there already"])
+
+
+def test_the_fused_landscape_is_of_the_fusion_by_which_the_run_is_scored(igm, tmp_path):
+    from igm.__main__ import _finished
+    from igm.models import fuse
+
+    assert igm(*arguments(out="run", fusion="entropy"))[0] == 0
+    options = ["--points", "3", "--device", "cpu", "--split", "test"]
+    code, out, err = igm("landscape", "run", *options)
+    assert code == 0, err
+    found = json.loads((tmp_path / "run" / "landscape-fused-test.json").read_text())
+    method, data, _ = _finished(Namespace(run="run", data_root=None, device="cpu"))
+    batch = data["test"].fetch(range(len(data["test"])))
+    with torch.no_grad():
+        p = fuse(method.predict(batch), "entropy")
+    expected = -p[torch.arange(len(p)), batch["label"]].log().mean().item()
+    assert found["worst_case_loss"]["0.0"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
