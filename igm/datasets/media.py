@@ -104,7 +104,7 @@ def log_spectrogram(samples: np.ndarray, n_fft: int = 512, hop: int = 353) -> np
     padded = np.pad(samples, n_fft // 2)  # a frame is centred at its time
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
     spectrum = rfft(frames * window, axis=1).astype(np.complex64)
-    return np.log(np.abs(spectrum).T + np.float32(1e-7))
+    return np.log(np.ascontiguousarray(np.abs(spectrum).T) + np.float32(1e-7))
 
 
 def fit_length(samples: np.ndarray, length: int) -> np.ndarray:
