@@ -41,7 +41,7 @@ METHODS = {
 }
 CONDITIONS = [f"{data}: {method}" for data in LAYOUTS for method in METHODS]
 SEEDS = range(5)
-RERUN = ("nvgesture: joint", 0)
+RERUN = ("sarcasm: igm without SAM", 0)
 
 
 def run(condition: str, seed: int) -> dict[str, float]:
