@@ -29,8 +29,13 @@ def scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     return {
         "accuracy": multiclass_accuracy(**arguments, average="micro").item(),
         "macro_f1": multiclass_f1_score(**arguments, average="macro").item(),
-        "map": multiclass_average_precision(**arguments, average="macro").item(),
+        "map": _mean_over_classes(multiclass_average_precision(**arguments, average=None)),
     }
+
+
+def _mean_over_classes(values: Tensor) -> float:
+    """The mean over the classes that occur: the others have no average precision. torchmetrics warns of each such."""
+    return values[~values.isnan()].mean().item()
 
 
 def accuracy(probabilities: Tensor, labels: Tensor) -> float:

@@ -30,7 +30,7 @@ SETTINGS = {
     "nvgesture": {
         "reading": {"frames": 8, "size": 32},
         "network": {"size": "tiny"},
-        "train": {"lr": 0.02, "batch_size": 4},
+        "train": {"lr": 0.02, "batch_size": 4, "epochs": 20},
     },
 }
 METHODS = {

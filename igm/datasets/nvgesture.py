@@ -74,15 +74,15 @@ def readers(
 ) -> dict[str, Reader]:
     """Depth (1, frames, size, size), rgb (3, ...) and flow (2, ...).
 
-    In training each modality of a sample draws its own window in time and its own crop. The defaults for depth and
-    colour are what the authors' code does. That for flow is not: their flow is in pixels, where the public weights of
-    the I3D expect -1 ... 1 for 20 pixels; ``flow_scale=1`` gives pixels.
+    In training each modality of a sample draws its own window in time and its own crop; the authors' code draws one
+    for depth and colour, whose crop the flow gets, too, and does not cut the flow in time. The other defaults for depth
+    and colour are what it does. That for flow is not: its flow is in pixels, where the public weights of the I3D expect
+    -1 ... 1 for 20 pixels; ``flow_scale=1`` gives pixels.
 
     Args:
         frames: successive frames that a training sample takes from its span, at a random place.
-        test_frames: the frames in the middle of the span that are taken else, by default as many; 80 for all. What
-            the authors' code does is not known. From a shorter span all are taken, the last standing still for the
-            rest.
+        test_frames: the frames in the middle of the span that are taken else, by default a quarter more: 80 for 64,
+            all of them, as in the authors' code. From a shorter span all are taken, the last standing still for the rest.
         size: height and width of the crop, at a random place in training, in the middle else.
         resize: height and width before the crop; by default 8/7 of size, 256 for 224.
         order: of the colour channels. BGR, as OpenCV gives them and the authors' code leaves them, or RGB.
@@ -90,7 +90,7 @@ def readers(
             i3d: -1 ... 1, which the public weights of the I3D expect.
         flow_scale: pixels of the recording that become 1.
     """
-    test_frames = frames if test_frames is None else test_frames
+    test_frames = round(1.25 * frames) if test_frames is None else test_frames
     shape = (frames, test_frames, size, round(size * 8 / 7) if resize is None else resize)
     return {
         "depth": Depth("depth", *shape),
