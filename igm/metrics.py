@@ -91,4 +91,5 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
 def points(values: Sequence[float], signed: bool = False) -> str:
     """The interval in percentage points, ready for a sentence: ``"57.5 ± 2.2"``; a difference gets its sign."""
     mean, half = interval(values)
-    return f"{100 * mean:{'+' if signed else ''}.1f} ± {100 * half:.1f}"
+    mean = round(100 * mean, 1) + 0.0  # -0.0 is 0
+    return f"{mean:{'+' if signed else ''}.1f} ± {100 * half:.1f}"

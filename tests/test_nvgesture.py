@@ -402,7 +402,7 @@ def test_training_draws_a_window_of_the_span_and_evaluation_takes_the_middle(gre
     windows = [shown(read(grey, "depth", True, seed, frames=16, size=32)) for seed in range(60)]
     assert {tuple(w) for w in windows} == {tuple(range(s, s + 16)) for s in range(10, 15)}
     assert shown(read(grey, "depth", test_frames=16, size=32)) == list(range(12, 28))
-    assert shown(read(grey, "depth", frames=18, size=32)) == list(range(11, 29))
+    assert shown(read(grey, "depth", frames=8, size=32)) == list(range(15, 25))  # a quarter more
     assert shown(read(grey, "depth", test_frames=20, size=32)) == list(range(10, 30))
     assert shown(read(grey, "depth", test_frames=1, size=32)) == [19]
 
@@ -446,24 +446,27 @@ def reference(path, first, count, resize, size):
 
 
 def test_the_default_is_the_preprocessing_of_the_authors_code(tmp_path):
-    """256 x 256, the middle 224 x 224 of the middle 64 frames; colours as OpenCV gives them, normalised as if they
-    were red, green, blue; depth the first channel as a share of 255."""
+    """256 x 256, the middle 224 x 224 of the middle 80 frames, in training 64; colours as OpenCV gives them, normalised
+    as if they were red, green, blue; depth the first channel as a share of 255."""
     rng = np.random.default_rng(0)
     picture = clouds(rng, 240, 320)
     picture[..., 0] //= 2  # red is unlike blue
-    folder = recording(tmp_path, "a/b", [np.roll(picture, i, 0) for i in range(84)])
+    folder = recording(tmp_path, "a/b", [np.roll(picture, i, 0) for i in range(88)])
     files = {"rgb": folder / "sk_color.avi", "depth": folder / "sk_depth.avi"}
-    item = Item("x", 0, 1, files, spans={"rgb": (2, 81), "depth": (2, 81)})
-    bgr = reference(files["rgb"], 2 + 8, 64, 256, 224) / 255
+    item = Item("x", 0, 1, files, spans={"rgb": (2, 81), "depth": (2, 85)})
+    bgr = reference(files["rgb"], 2, 80, 256, 224) / 255  # all frames of the span
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = ((bgr - mean[:, None, None]) / std[:, None, None]).transpose(0, 1)
     x = read(item, "rgb")
-    assert x.shape == (3, 64, 224, 224) and x.dtype == torch.float32
+    assert x.shape == (3, 80, 224, 224) and x.dtype == torch.float32
+    assert read(item, "rgb", train=True).shape == (3, 64, 224, 224)
     assert (x - expected).abs().max() < 1.01 / 255 / 0.224  # OpenCV rounds to whole numbers
     assert (x - expected.flip(0)).abs().max() > 0.5
     depth = read(item, "depth")
-    assert depth.shape == (1, 64, 224, 224)
-    assert (depth - bgr[:, :1].transpose(0, 1)).abs().max() < 1.01 / 255
+    assert depth.shape == (1, 80, 224, 224)
+    # of the 84 frames of its span, those in the middle
+    blue = reference(files["depth"], 2 + 2, 80, 256, 224)[:, :1] / 255
+    assert (depth - blue.transpose(0, 1)).abs().max() < 1.01 / 255
 
     rgb = bgr.flip(1).transpose(0, 1)
     assert (read(item, "rgb", order="RGB", normalisation="i3d") - (2 * rgb - 1)).abs().max() < 0.01

@@ -114,7 +114,7 @@ def readers(
     """Text (max_tokens,) and image (3, size, size); the defaults are what the authors' code does.
 
     Args:
-        target: False as in the authors' code: the target is not told, and stands as "t" in the sentence. True fills
+        target: False as in the authors' code: the target is not named, its place is a "t" in the sentence. True fills
             it in and puts it before the sentence.
     """
     return {
