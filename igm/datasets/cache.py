@@ -36,6 +36,7 @@ class Cache:
         self.folder = Path(folder)
         self.limit = limit * 1e9
         self.full = False
+        self.hits = self.misses = 0  # of this process
         self._kinds: dict[str, _Kind] = {}
         self._lock = threading.Lock()
 
@@ -50,7 +51,9 @@ class Cache:
             table = self._kinds.setdefault(kind, _Kind(self.folder / kind))
             entry = table.find(str(path), stamp)
         if entry is not None and (array := table.read(entry)) is not None:
+            self.hits += 1
             return array
+        self.misses += 1
         array = np.asarray(compute(), order="C")
         if not self.full:
             try:

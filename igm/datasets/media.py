@@ -73,9 +73,9 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
     import soundfile
     import soxr
 
-    content = read_bytes(path)
+    check_content(path, read_bytes(path, 64))
     try:
-        samples, native = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        samples, native = soundfile.read(str(path), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         reason = getattr(error, "error_string", str(error))
         raise Unreadable(path, f"is not a sound file that can be read: {reason}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +90,7 @@ class MediaSet(Dataset):
         self.labels = torch.tensor([item.label for item in self.items], dtype=torch.int64)
         self.index = torch.arange(len(self.items))
         self.draw = 0
+        self.at_hand = False  # the last batch came out of the cache
 
     @property
     def modalities(self) -> list[str]:
@@ -142,11 +143,22 @@ class MediaSet(Dataset):
         return sample | {"label": self.labels[i], "index": self.index[i]}
 
     def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Tensor]]:
-        threads = 1 if get_worker_info() else min(8, os.cpu_count() or 1, len(positions))
-        if threads == 1:
-            return [self[i] for i in positions]
+        threads = min(8, os.cpu_count() or 1, len(positions))
+        if threads == 1 or get_worker_info() or self.at_hand:
+            return self._counted(map(self.__getitem__, positions))
+        shares = [positions[i::threads] for i in range(threads)]
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(self.__getitem__, positions))
+            found = self._counted(pool.map(lambda share: [self[i] for i in share], shares))
+        return [found[k % threads][k // threads] for k in range(len(positions))]
+
+    def _counted(self, samples: Iterable) -> list:
+        """What is read; where all came out of the cache, threads would only get in each other's way the next time."""
+        if self.cache is None:
+            return list(samples)
+        hits, misses = self.cache.hits, self.cache.misses
+        found = list(samples)
+        self.at_hand = self.cache.misses == misses and self.cache.hits > hits
+        return found
 
 
 @dataclass(frozen=True)
