@@ -24,8 +24,8 @@ from torch.nn.functional import nll_loss
 from igm.authors_config import is_authors, translate
 from igm.compare import compare, comparison_table, plot_comparison
 from igm.datasets import DATASETS, LAYOUTS, Layout, check_options, find_layout, load_splits
-from igm.datasets.layout import check, check_report, make_sample
-from igm.datasets.preparing import MANIFEST, REPORT, Preparation, report_text
+from igm.datasets.layout import check, check_report, make_sample, prepare
+from igm.datasets.preparing import MANIFEST, REPORT, report_text
 from igm.devices import Devices
 from igm.files import write, write_json
 from igm.landscape import (
@@ -152,9 +152,7 @@ def prepare_command(options: Namespace) -> int:
     raw, out = mine.pop("raw"), mine.pop("out")
     running = {name: mine.pop(name) for name in ("workers", "strict", "follow_links")}
     try:
-        with Preparation(layout.name, raw, out, mine, **running) as job:
-            layout.prepare(job, **mine)
-            report = job.finish()
+        report = prepare(layout, raw, out, mine, **running)
     except KeyboardInterrupt:
         print("igm: stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 
+from igm.datasets.media import one_thread
 from igm.datasets.memory import MemorySet
 from igm.datasets.reading import MediaSet
 
@@ -115,9 +116,6 @@ def _load(
         samples, collate, workers = range(len(dataset)), dataset.fetch, 0
     elif isinstance(dataset, MediaSet):
         samples = dataset.view(modalities, draw=seed or 0)
-    if workers and "cv2" in sys.modules:
-        # A forked worker has none of OpenCV's threads, and may wait for them for ever.
-        sys.modules["cv2"].setNumThreads(1)
     places = _Places(
         len(dataset), [s for entry in plan for s in entry], generator, seed is not None
     )
@@ -129,7 +127,8 @@ def _load(
         num_workers=workers,
         pin_memory=torch.device(device).type == "cuda",
     )
-    stream = iter(loader)
+    with one_thread() if workers and "cv2" in sys.modules else nullcontext():
+        stream = iter(loader)  # which forks the workers
     try:
         for entry in plan:
             with _plain_errors(workers):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +141,7 @@ def small_encoder(shape: tuple[int, ...], d: int = 128) -> nn.Sequential:
     if len(shape) == 3:
         channels, height, width = shape
         places = math.ceil(height / 4) * math.ceil(width / 4)  # each convolution halves both sides
-        return nn.Sequential(
+        encoder = nn.Sequential(
             nn.Conv2d(channels, 16, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(16, 32, 3, stride=2, padding=1),
@@ -149,11 +150,14 @@ def small_encoder(shape: tuple[int, ...], d: int = 128) -> nn.Sequential:
             nn.Linear(32 * places, d),
             nn.ReLU(),
         )
-    if len(shape) == 1:
-        return nn.Sequential(nn.Linear(shape[0], d), nn.ReLU(), nn.Linear(d, d), nn.ReLU())
-    raise ValueError(
-        f"no small encoder for samples of shape {shape}: write your own and put it in a Unimodal"
-    )
+    elif len(shape) == 1:
+        encoder = nn.Sequential(nn.Linear(shape[0], d), nn.ReLU(), nn.Linear(d, d), nn.ReLU())
+    else:
+        raise ValueError(
+            f"no small encoder for samples of shape {shape}: write your own and put it in a Unimodal"
+        )
+    encoder.d = d
+    return encoder
 
 
 def build_model(
@@ -175,23 +179,54 @@ def build_model(
         shared_head: one head for all modalities instead of one each (late fusion only).
         d: size of a feature.
     """
+    check_kind(fusion, shared_head)
+    encoders = {name: partial(small_encoder, tuple(shape), d) for name, shape in shapes.items()}
+    return seeded_network(encoders, classes, fusion, shared_head, seed)
+
+
+def check_kind(fusion: str, shared_head: bool) -> None:
+    """Raises ValueError: there is no such kind of model, or it has no heads that could be shared."""
     if fusion not in ("late", "concat"):
         raise ValueError(f"unknown kind of model {fusion!r}: use late or concat")
     if shared_head and fusion == "concat":
         raise ValueError("a concatenation has one head already: use shared_head with late fusion")
+
+
+def seeded_network(
+    encoders: Mapping[str, Callable[[], nn.Module]],
+    classes: int,
+    fusion: str = "late",
+    shared_head: bool = False,
+    seed: int = 0,
+) -> LateFusion | Concatenation:
+    """Builds the encoders and the paper's heads, each from its own random state, a function of (seed, modality).
+
+    Args:
+        encoders: modality -> what builds its encoder, whose ``d`` is the size of its feature.
+
+    Raises:
+        ValueError: one head for features of different sizes.
+    """
     with torch.random.fork_rng(devices=[]):
-        encoders = {}
-        for name, shape in shapes.items():
+        built = {}
+        for name, build in encoders.items():
             torch.manual_seed(derive_seed(seed, "encoder", name))
-            encoders[name] = small_encoder(tuple(shape), d)
+            built[name] = build()
+        sizes = {name: encoder.d for name, encoder in built.items()}
+        if shared_head and len(set(sizes.values())) > 1:
+            found = ", ".join(f"{name} {d}" for name, d in sizes.items())
+            raise ValueError(
+                f"one head for all needs features of one size, not {found}: set "
+                "network.shared_head to false"
+            )
         torch.manual_seed(derive_seed(seed, "head"))
         if fusion == "concat":
-            return Concatenation(encoders, paper_head(d * len(encoders), classes))
-        head = paper_head(d, classes)
-        modalities = {}
-        for name, encoder in encoders.items():
+            return Concatenation(built, paper_head(sum(sizes.values()), classes))
+        head = paper_head(next(iter(sizes.values())), classes) if shared_head else None
+        networks = {}
+        for name, encoder in built.items():
             if not shared_head:
                 torch.manual_seed(derive_seed(seed, "head", name))
-                head = paper_head(d, classes)
-            modalities[name] = Unimodal(encoder, head)
-        return LateFusion(modalities)
+                head = paper_head(sizes[name], classes)
+            networks[name] = Unimodal(encoder, head)
+        return LateFusion(networks)

@@ -11,22 +11,26 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
+from functools import partial
 
 import numpy as np
+import prepared
 import pytest
 import soundfile
 import torch
+from prepared import half_written, tree
 
 from igm import load_dataset
 from igm.datasets import synthetic
-from igm.datasets.cremad import CLASSES, CREMAD, NAME, prepare, sample
+from igm.datasets.cremad import CLASSES, CREMAD, NAME, sample
 from igm.datasets.layout import check, check_report, make_sample
 from igm.datasets.media import Unreadable
 from igm.datasets.preparing import Preparation, Task, report_text
 from igm.datasets.tables import Faults, hold_out, plain_name, read_table, read_text
 
 STEM = "1003_DFA_SAD_XX"
+
+run = partial(prepared.run, CREMAD)
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +46,6 @@ def raw(made, tmp_path):
     """A copy of the raw download that a test may spoil."""
     shutil.copytree(made / "raw", tmp_path / "raw")
     return tmp_path / "raw"
-
-
-def run(raw, out, workers=1, strict=False, follow_links=False, **options):
-    with Preparation(
-        "cremad", raw, out, options, workers, strict, follow_links, progress=False
-    ) as job:
-        prepare(job, **options)
-        return job.finish()
-
-
-def tree(folder, but=(".prepare",)):
-    """relative name -> content of every file."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file() and not set(but) & set(path.relative_to(folder).parts)
-    }
-
-
-def half_written(folder):
-    return [str(p) for p in Path(folder).rglob("*") if "partial" in p.name]
 
 
 def annotated(out):

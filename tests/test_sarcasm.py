@@ -9,17 +9,19 @@ import re
 import shutil
 from collections import Counter
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import prepared
 import pytest
 import torch
 from PIL import Image
+from prepared import half_written, tree
 
 from igm.datasets import sarcasm
 from igm.datasets.layout import check, check_report, make_sample
-from igm.datasets.preparing import Preparation
-from igm.datasets.sarcasm import CLASSES, PUBLISHED, SARCASM, prepare, readers, rows, sample
+from igm.datasets.sarcasm import CLASSES, PUBLISHED, SARCASM, readers, rows, sample
 from igm.datasets.tables import Faults
 from igm.datasets.text import Photo, Tokens
 from igm.settings import Settings
@@ -27,6 +29,8 @@ from igm.settings import Settings
 FILES = {"train": "train.txt", "valid": "valid2.txt", "test": "test2.txt"}
 # As the authors of the data drop them.
 DROPPED = ["exgag", "sarcasm", "sarcastic", "reposting", "<url>", "joke", "jokes", "humour", "humor", "irony", "ironic"]  # fmt: skip
+
+run = partial(prepared.run, SARCASM)
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +62,6 @@ def layout(made):
     return dataclasses.replace(SARCASM, readers=default)
 
 
-def run(raw, out, workers=1, strict=False, follow_links=False, **options):
-    with Preparation(
-        "sarcasm", raw, out, options, workers, strict, follow_links, progress=False
-    ) as job:
-        prepare(job, **options)
-        return job.finish()
-
-
 def raw_rows(raw, split):
     """The lists of a raw file."""
     with open(raw / "text" / FILES[split], encoding="utf-8") as file:
@@ -84,18 +80,6 @@ def kept_rows(raw, split):
 def annotated(root, split):
     with open(root / "annotations" / f"{split}_data.csv", encoding="utf-8", newline="") as file:
         return list(csv.reader(file))
-
-
-def tree(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file() and ".prepare" not in path.parts
-    }
-
-
-def half_written(folder):
-    return [str(path) for path in Path(folder).rglob("*") if "partial" in path.name]
 
 
 def write(path, content):

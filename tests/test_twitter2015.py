@@ -12,19 +12,21 @@ import threading
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import prepared
 import pytest
 import torch
 from PIL import Image
+from prepared import half_written, tree
 from torchvision import transforms
 
 from igm.datasets import synthetic, text
 from igm.datasets.cache import Cache
 from igm.datasets.layout import check, check_report, make_sample
 from igm.datasets.media import Unreadable
-from igm.datasets.preparing import Preparation
 from igm.datasets.reading import Item
 from igm.datasets.tables import Faults
 from igm.datasets.text import OPERATIONS, Photo, Tokens, caption, letters
@@ -34,7 +36,6 @@ from igm.datasets.twitter2015 import (
     TWITTER2015,
     Tweet,
     TweetTokens,
-    prepare,
     readers,
     rows,
     same_tweet,
@@ -46,6 +47,8 @@ from igm.settings import Settings
 IMAGES = "twitter2015_images"
 RAW_HEADER = "index\t#1 Label\t#2 ImageID\t#3 String\t#3 String"
 TEST_HEADER = "index\t#1 ImageID\t#2 String\t#2 String"
+
+run = partial(prepared.run, TWITTER2015)
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +78,6 @@ def root(made, tmp_path):
     return tmp_path / "Twitter15"
 
 
-def run(raw, out, workers=1, strict=False, follow_links=False, **options):
-    with Preparation(
-        "twitter2015", raw, out, options, workers, strict, follow_links, progress=False
-    ) as job:
-        prepare(job, **options)
-        return job.finish()
-
-
 def with_bert(bert):
     """The layout, with the tiny BERT's tokenizer as the default."""
     return dataclasses.replace(TWITTER2015, readers=functools.partial(readers, tokenizer=bert))
@@ -93,18 +88,6 @@ def raw_rows(raw, split):
     with open(raw / "twitter2015" / f"{split}.tsv", encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [tuple(line[1:]) for line in lines[1:]]
-
-
-def tree(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file() and ".prepare" not in path.parts
-    }
-
-
-def half_written(folder):
-    return [str(path) for path in Path(folder).rglob("*") if "partial" in path.name]
 
 
 def write(path, *lines, end="\n", encoding="utf-8"):

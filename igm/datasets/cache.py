@@ -87,6 +87,13 @@ class Cache:
         self.full = state["full"]
 
 
+def cached(
+    cache: Cache | None, kind: str, path: Path, compute: Callable[[], np.ndarray]
+) -> np.ndarray:
+    """``cache.fetch``, or ``compute()`` where there is no cache."""
+    return compute() if cache is None else cache.fetch(kind, path, compute)
+
+
 class _Kind:
     """The two files of one kind of entries."""
 

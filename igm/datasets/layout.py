@@ -149,7 +149,22 @@ def _cache_folder(name: str, root: Path) -> Path:
     return Path(home) / "igm" / f"{name}-{mark}"
 
 
-# ---------------------------------------------------------------- igm sample
+# ---------------------------------------------------------------- igm prepare and igm sample
+
+
+def prepare(
+    layout: Layout, raw: str | Path, out: str | Path, options: Mapping | None = None, **running
+) -> dict:
+    """Brings a raw download into the layout; returns the report.
+
+    Args:
+        options: those of the data set, see ``layout.prepare``.
+        running: how it is done, see ``Preparation``.
+    """
+    options = dict(options or {})
+    with Preparation(layout.name, raw, out, options, **running) as job:
+        layout.prepare(job, **options)
+        return job.finish()
 
 
 def make_sample(layout: Layout, out: str | Path, seed: int = 0) -> None:
@@ -162,11 +177,7 @@ def make_sample(layout: Layout, out: str | Path, seed: int = 0) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already: give a new folder")
     layout.sample(out / "raw", seed)
-    with Preparation(
-        layout.name, out / "raw", out / layout.folder, workers=1, progress=False
-    ) as job:
-        layout.prepare(job)
-        job.finish()
+    prepare(layout, out / "raw", out / layout.folder, workers=1, progress=False)
 
 
 def data_or_sample(layout: Layout, folder: str | Path) -> tuple[Path, bool]:
@@ -238,7 +249,7 @@ def check(
     _compare_splits(splits, faults, remarks)
     _compare_counts(layout, counts, remarks)
     for split, items in splits.items():
-        missing = _missing(items, faults, root)
+        missing = _missing(items, faults)
         rng = np.random.default_rng(derive_seed(0, "check", split))
         rows = range(len(items)) if full else sorted(rng.permutation(len(items))[:sample])
         chosen = [items[i] for i in rows if items[i].name not in missing]
@@ -270,16 +281,19 @@ def check_report(layout: Layout, found: Check, limit: int = 50) -> str:
     return "\n".join(lines)
 
 
-def _missing(items: Sequence[Item], faults: Faults, root: Path) -> set[str]:
+def _where(item: Item) -> str:
+    return f" (line {item.line} of the annotations)" if item.line else ""
+
+
+def _missing(items: Sequence[Item], faults: Faults) -> set[str]:
     """The samples of which a file is not there or empty; each is a fault."""
     missing = set()
     for item in items:
         for path in dict.fromkeys(item.files.values()):
-            line = f" (line {item.line} of the annotations)" if item.line else ""
             if not path.exists():
-                faults.append(f"{path} is missing{line}")
+                faults.append(f"{path} is missing{_where(item)}")
             elif path.is_file() and not path.stat().st_size:
-                faults.append(f"{path} is empty{line}")
+                faults.append(f"{path} is empty{_where(item)}")
             else:
                 continue
             missing.add(item.name)
@@ -294,8 +308,7 @@ def _errors(item: Item, readers: Mapping[str, Reader]) -> list[str]:
         try:
             reader.read(item, np.random.default_rng(0), False, None)
         except (Unreadable, FileNotFoundError) as error:
-            line = f" (line {item.line} of the annotations)" if item.line else ""
-            errors.append(f"{error}{line}")
+            errors.append(f"{error}{_where(item)}")
     return errors
 
 

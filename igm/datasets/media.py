@@ -10,6 +10,7 @@ import io
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
     import soundfile
     import soxr
 
-    check_content(path, read_bytes(path, 64))
+    read_bytes(path, 64)
     try:
         samples, native = soundfile.read(str(path), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
@@ -196,6 +197,19 @@ def normalise(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float]
 # ---------------------------------------------------------------- videos
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """OpenCV without its threads: a forked process does not have them, and may wait for them for ever."""
+    import cv2
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
 def video_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     """The frames of a video, each with its time in seconds: (height, width, 3), uint8, red first.
 
@@ -204,7 +218,7 @@ def video_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     """
     import cv2
 
-    check_content(path, read_bytes(path, 64))
+    read_bytes(path, 64)
     video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         rate = video.get(cv2.CAP_PROP_FPS)
@@ -231,13 +245,7 @@ def read_clip(path: Path, first: int, last: int) -> np.ndarray:
     """
     import cv2
 
-    try:
-        with open(path, "rb") as file:
-            check_content(path, file.read(64))
-    except FileNotFoundError:
-        raise Unreadable(path, "is missing") from None
-    except OSError as error:
-        raise Unreadable(path, f"cannot be read: {error.strerror}") from None
+    read_bytes(path, 64)
     # one thread: a batch has many videos, and they are read beside each other
     video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     frames, number = [], 0

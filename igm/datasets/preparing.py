@@ -19,14 +19,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from igm.datasets.media import Unreadable
+from igm.datasets.media import Unreadable, one_thread
 from igm.files import sync, write_bytes, write_json
 from igm.progress import progress_bar
 
@@ -227,7 +226,7 @@ class Preparation:
             unit="sample",
         )
         journal = open(self.out / FOLDER / JOURNAL, "ab", buffering=0)  # noqa: SIM115
-        with journal, bar, _one_thread():
+        with journal, bar, one_thread():
             for task, entry in self._results(todo):
                 line = (json.dumps(entry) + "\n").encode()
                 try:
@@ -373,19 +372,6 @@ def _stamps(sources: Sequence[Path]) -> list:
         except OSError:
             stamps.append(None)
     return stamps
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """OpenCV without its threads: a forked process does not have them, and may wait for them for ever."""
-    import cv2
-
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
 
 
 def _worker() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from igm.datasets import media
-from igm.datasets.cache import Cache
+from igm.datasets.cache import Cache, cached
 from igm.seeds import derive_seed
 
 
@@ -251,9 +251,7 @@ class Pictures:
 
 
 def _decoded(path: Path, cache: Cache | None) -> np.ndarray:
-    if cache is None:
-        return media.read_image(path)
-    return cache.fetch("image", path, lambda: media.read_image(path))
+    return cached(cache, "image", path, lambda: media.read_image(path))
 
 
 def _resized(path: Path, size: int, cache: Cache | None) -> Tensor:
@@ -261,8 +259,7 @@ def _resized(path: Path, size: int, cache: Cache | None) -> Tensor:
         image = torch.from_numpy(media.read_image(path)).permute(2, 0, 1)
         return media.resize(image, size).numpy()
 
-    pixels = compute() if cache is None else cache.fetch(f"image-{size}", path, compute)
-    return torch.from_numpy(pixels)
+    return torch.from_numpy(cached(cache, f"image-{size}", path, compute))
 
 
 def _alike(images: Sequence[np.ndarray], paths: Sequence[Path]) -> np.ndarray:

@@ -19,6 +19,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from igm.datasets import media
+from igm.datasets.cache import cached
 from igm.datasets.media import Unreadable
 from igm.datasets.preparing import Output, Preparation, Task
 from igm.seeds import derive_seed, untouched_generators
@@ -220,7 +221,7 @@ class Photo:
             return np.asarray(Image.fromarray(decode()).resize(square, Image.Resampling.BICUBIC))
 
         if train and self.augment != "none":
-            image = Image.fromarray(cache.fetch("image", path, decode) if cache else decode())
+            image = Image.fromarray(cached(cache, "image", path, decode))
             top, left, height, width = media.crop_box(image.height, image.width, rng, area=(0.5, 1))
             image = image.crop((left, top, left + width, top + height))
             image = image.resize(square, Image.Resampling.BICUBIC)
@@ -230,7 +231,7 @@ class Photo:
                 image = _operate(image, rng)
             pixels = np.asarray(image)
         else:
-            pixels = cache.fetch(f"image-{self.size}-bicubic", path, whole) if cache else whole()
+            pixels = cached(cache, f"image-{self.size}-bicubic", path, whole)
         x = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
         return media.normalise(x, *NORMALISATIONS[self.normalisation])
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from igm.encoders.i3d import I3D, depth_i3d, load_i3d
@@ -26,8 +25,7 @@ from igm.encoders.text_image import (
     load_clip_text,
     load_config,
 )
-from igm.models import LateFusion, Unimodal, paper_head
-from igm.seeds import derive_seed
+from igm.models import LateFusion, seeded_network
 
 __all__ = ["audio_video", "gestures", "text_image"]
 
@@ -152,9 +150,8 @@ def gestures(
         "flow": partial(i3d, 2, flow_weights, "network.flow_weights"),
     }
     model = _late_fusion(encoders, modalities, classes, shared_head, seed)
-    if (
-        size == "tiny"
-    ):  # it is trained for a few steps: statistics over a hundred would come too late
+    if size == "tiny":
+        # It is trained for a few steps: statistics over a hundred would come too late.
         for module in model.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.momentum = 0.1
@@ -195,27 +192,8 @@ def _late_fusion(
             f"modalities are {list(modalities)}: give each of {', '.join(encoders)} at most once, "
             "and at least one"
         )
-    with torch.random.fork_rng(devices=[]):
-        built = {}
-        for name in modalities:
-            torch.manual_seed(derive_seed(seed, "encoder", name))
-            built[name] = encoders[name]()
-        sizes = {name: encoder.d for name, encoder in built.items()}
-        if shared_head and len(set(sizes.values())) > 1:
-            found = ", ".join(f"{name} {d}" for name, d in sizes.items())
-            raise ValueError(
-                f"one head for all needs features of one size, not {found}: set "
-                "network.shared_head to false"
-            )
-        torch.manual_seed(derive_seed(seed, "head"))
-        head = paper_head(sizes[modalities[0]], classes)
-        networks = {}
-        for name, encoder in built.items():
-            if not shared_head:
-                torch.manual_seed(derive_seed(seed, "head", name))
-                head = paper_head(sizes[name], classes)
-            networks[name] = Unimodal(encoder, head)
-        return LateFusion(networks)
+    chosen = {name: encoders[name] for name in modalities}
+    return seeded_network(chosen, classes, shared_head=shared_head, seed=seed)
 
 
 def _check(option: str, value: str, allowed: Sequence[str] | Mapping) -> None:

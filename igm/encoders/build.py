@@ -9,7 +9,7 @@ import torch
 
 import igm.encoders
 from igm.datasets.layout import check_options
-from igm.models import Concatenation, LateFusion, paper_head
+from igm.models import Concatenation, LateFusion, check_kind, paper_head
 from igm.seeds import derive_seed
 
 
@@ -36,10 +36,7 @@ def build_network(
         ValueError: an option that the function does not have, or a bad value of one.
         OSError: pretrained weights are not there.
     """
-    if kind not in ("late", "concat"):
-        raise ValueError(f"unknown kind of model {kind!r}: use late or concat")
-    if shared_head and kind == "concat":
-        raise ValueError("a concatenation has one head already: use shared_head with late fusion")
+    check_kind(kind, shared_head)
     function = getattr(igm.encoders, name)
     known = inspect.signature(function).parameters
     check_options("network", name, options, function)
