@@ -13,6 +13,8 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 NOTEBOOKS = $(wildcard book/*.ipynb)
+# What `make test` runs after the library: the notebooks, then the pages.
+LATER = tests/test_alone.py tests/test_book.py tests/test_browser.py
 STUDIES = $(wildcard book/studies/[!_]*.py)
 
 unexport MPLBACKEND # notebooks draw inline, whatever the shell prefers
@@ -44,12 +46,13 @@ book: $(READY) ## run the notebooks, build the pages in _build/html, check them
 
 test: $(READY) lint ## lint, library, book, notebooks, pages
 	@echo "== library and notebooks at rest"
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --ignore=tests/test_book.py
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(patsubst %,--ignore=%,$(LATER))
 	@$(MAKE) --no-print-directory book
-	@echo "== every cell of every notebook gives its stored output"
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg $(NOTEBOOKS)
+	@echo "== every notebook alone: in an empty folder and a fresh environment every cell gives its stored output"
+	@$(BIN)/python -m pytest -q -n $(JOBS) tests/test_alone.py
+	@$(BIN)/python tools/browser.py
 	@echo "== the pages"
-	@BOOK_BUILT=1 $(BIN)/python -m pytest -q tests/test_book.py
+	@BOOK_BUILT=1 $(BIN)/python -m pytest -q -n $(JOBS) tests/test_book.py tests/test_browser.py
 
 bench: $(READY) ## measure speed and memory as ratios, into tests/bench.json
 	@$(BIN)/python tests/bench.py

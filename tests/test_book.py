@@ -30,13 +30,25 @@ def test_page_shows_what_the_notebook_stores(html, name):
     assert not check.check_outputs(html / f"{name}.html", ROOT / f"{name}.ipynb")
 
 
-@pytest.mark.parametrize("of_page", [check.check_images, check.check_links, check.check_offline])
+@pytest.mark.parametrize("of_page", check.OF_EVERY_PAGE)
 def test_every_page(html, of_page):
     assert not [fault for page in check.pages(html) for fault in of_page(page)]
 
 
 def test_styles_ask_no_other_host(html):
     assert not check.check_styles(html)
+
+
+def test_the_book_is_light(html):
+    assert not check.check_total(html)
+
+
+def test_every_notebook_page_says_what_it_took(html):
+    for name in NAMES:
+        if (ROOT / f"{name}.ipynb").exists():
+            assert check.soup(html / f"{name}.html").find(class_="igm-measured"), name
+    rows = check.soup(html / "book" / "status.html").select("article tbody tr")
+    assert len(rows) == sum((ROOT / f"{name}.ipynb").exists() for name in NAMES)
 
 
 # Does the check find what it is there to find?
@@ -75,7 +87,7 @@ def test_a_good_page_passes(tmp_path):
     )
     assert check.check_page(good) == []
     assert check.check_outputs(good, notebook(tmp_path, FIGURE)) == []
-    for of_page in (check.check_images, check.check_links, check.check_offline):
+    for of_page in check.OF_EVERY_PAGE:
         assert of_page(good) == []
 
 
@@ -154,6 +166,22 @@ def test_a_style_sheet_that_asks_another_host_is_found(tmp_path):
         "@font-face {src: url(https://fonts.example.org/a)}"
     )
     assert "fonts.example.org" in check.check_styles(tmp_path)[0]
+
+
+def test_a_heavy_page_is_found_and_pictures_do_not_count(tmp_path):
+    picture = f'<img alt="x" src="data:image/png;base64,{"A" * check.MAX_PAGE}">'
+    assert check.check_size(page(tmp_path, picture)) == []
+    assert "MB" in check.check_size(page(tmp_path, "x" * check.MAX_PAGE))[0]
+
+
+def test_a_heavy_book_is_found(tmp_path):
+    (tmp_path / "big.bin").write_bytes(b"0" * (check.MAX_BOOK + 1))
+    assert "25.0 MB" in check.check_total(tmp_path)[0]
+
+
+def test_analytics_are_found(tmp_path):
+    head = "<script>gtag('config', 'G-1')</script>"
+    assert "gtag(" in check.check_nobody_counts(page(tmp_path, head=head))[0]
 
 
 def test_the_whole_book_is_checked(tmp_path):

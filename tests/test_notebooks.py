@@ -5,6 +5,7 @@
 
 import re
 from pathlib import Path
+from statistics import median
 
 import nbformat
 import pytest
@@ -15,6 +16,7 @@ COLAB_CELL = (BOOK / "colab_cell.py").read_text().strip()
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 
 MAX_LINES = 15
+MEDIAN_LINES = 6
 MAX_BYTES = 2**20
 TAGS = {
     "nbval-ignore-output",
@@ -69,7 +71,7 @@ def check_cell(cell, following=None) -> list[str]:
     for text in texts(cell):
         if found := MACHINE_PATH.search(text):
             faults.append(f"a path of some machine in its output: {found.group()}")
-    if images(cell):
+    if images(cell) or any('class="igm-' in text for text in texts(cell)):
         shown = cell.metadata.get("mystnb", {})
         if not shown.get("image", {}).get("alt", "").strip():
             faults.append("a figure without alternative text: metadata mystnb.image.alt")
@@ -104,6 +106,16 @@ def test_there_are_notebooks():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path):
     assert not check_notebook(path)
+
+
+def test_most_code_cells_are_short():
+    """Half of the book's cells have at most six lines (the Colab cell aside, which is the same in each notebook)."""
+    lengths = []
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, as_version=4).cells
+        code = [c.source for c in cells if c.cell_type == "code"][1:]
+        lengths += [sum(bool(line.strip()) for line in source.splitlines()) for source in code]
+    assert median(lengths) <= MEDIAN_LINES
 
 
 # Does the check find what it is there to find?
@@ -161,6 +173,12 @@ def with_output(output):
 def test_a_fault_is_found(tmp_path, cell, fault):
     (found,) = check_notebook(written(tmp_path, cell))
     assert fault in found
+
+
+def test_a_slider_needs_a_caption(tmp_path):
+    output = new_output("execute_result", data={"text/html": '<div class="igm-frames"></div>'})
+    bare = new_code_cell("x", outputs=[output], metadata={"tags": ["nbval-ignore-output"]})
+    assert len(check_notebook(written(tmp_path, bare))) == 2
 
 
 def test_a_notebook_that_was_never_executed_is_found(tmp_path):

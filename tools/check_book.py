@@ -15,6 +15,9 @@ from bs4 import BeautifulSoup
 
 MIN_TEXT = 200  # characters; a page that came out empty has its title and little else
 HIDDEN = {"remove-cell", "remove-output"}  # tags whose outputs Jupyter Book leaves out
+MAX_PAGE = 1_500_000  # bytes
+MAX_BOOK = 25_000_000
+ANALYTICS = ("google-analytics", "googletagmanager", "gtag(", "plausible.io", "matomo", "hotjar")
 LOADED = [  # what a browser fetches by itself when it opens a page
     *[(tag, "src") for tag in ("script", "img", "iframe", "audio", "video", "source", "embed")],
     ("object", "data"),
@@ -143,6 +146,27 @@ def check_offline(page: Path) -> list[str]:
     ]
 
 
+def check_size(page: Path) -> list[str]:
+    """What a browser has to read before the first picture."""
+    text = re.sub(r"data:image/[^\"]*", "", page.read_text(encoding="utf-8"))
+    if len(text.encode()) > MAX_PAGE:
+        return [f"{page.name}: {len(text) / 1e6:.1f} MB without pictures, at most {MAX_PAGE / 1e6}"]
+    return []
+
+
+def check_nobody_counts(page: Path) -> list[str]:
+    """No analytics."""
+    text = page.read_text(encoding="utf-8").lower()
+    return [f"{page.name}: loads {name}" for name in ANALYTICS if name in text]
+
+
+def check_total(html: Path) -> list[str]:
+    total = sum(path.stat().st_size for path in html.rglob("*") if path.is_file())
+    if total > MAX_BOOK:
+        return [f"the book has {total / 1e6:.1f} MB, at most {MAX_BOOK / 1e6:.0f}"]
+    return []
+
+
 def css_urls(css: str) -> list[str]:
     css = re.sub(r"/\*.*?\*/", "", css, flags=re.S)
     return re.findall(r"""(?:url\(\s*|@import\s+)["']?([^"')\s;]+)""", css)
@@ -162,16 +186,20 @@ def check_styles(html: Path) -> list[str]:
     ]
 
 
+OF_EVERY_PAGE = (check_images, check_links, check_offline, check_size, check_nobody_counts)
+
+
 def check_book(root: Path) -> list[str]:
     html = root / "_build" / "html"
-    errors = check_styles(html)
+    errors = check_styles(html) + check_total(html)
     for name in toc_pages(root):
         page, notebook = html / f"{name}.html", root / f"{name}.ipynb"
         errors += check_page(page)
         if page.is_file() and notebook.is_file():
             errors += check_outputs(page, notebook)
     for page in pages(html):
-        errors += check_images(page) + check_links(page) + check_offline(page)
+        for of_page in OF_EVERY_PAGE:
+            errors += of_page(page)
     return errors
 
 

@@ -163,7 +163,7 @@ class MediaSet(Dataset):
 
 @dataclass(frozen=True)
 class Spectrogram:
-    """A sound file -> log(|STFT| + 1e-7), (1, 257, 1 + rate * seconds // 353), as in the authors' code.
+    """A sound file -> log(``|STFT|`` + 1e-7), (1, 257, 1 + rate * seconds // 353), as in the authors' code.
 
     The sound is resampled, repeated and cut to ``seconds``, and clipped to -1 ... 1. From the cache the values come
     rounded to float16, off by at most 0.004; without one they are exact.

@@ -1,0 +1,79 @@
+"""Every notebook alone, as in Colab: an empty folder, an environment without igm, the book cloned by the first cell.
+
+Every cell has to give its stored output there (nbval). The clone comes from a copy of this working tree. The fresh
+environment finds the installed packages, torch and the others, but not igm: its first cell has to install it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+NOT_COPIED = shutil.ignore_patterns(
+    ".git", ".venv", "_build", "__pycache__", "*.egg-info", ".*_cache", ".ipynb_checkpoints", "runs"
+)
+
+
+def run(*command, **options) -> str:
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, **options
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory) -> str:
+    """The address of a repository that holds this working tree."""
+    copy = tmp_path_factory.mktemp("repository") / "igm-book"
+    shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
+    run("git", "init", "-q", cwd=copy)
+    run("git", "add", "-A", cwd=copy)
+    who = ("-c", "user.name=reader", "-c", "user.email=reader@example.org")
+    run("git", *who, "commit", "-q", "-m", "The book", cwd=copy)
+    return copy.as_uri()
+
+
+@pytest.fixture
+def fresh(tmp_path) -> dict[str, str]:
+    """The variables of an environment in which all packages but igm are installed."""
+    folder = tmp_path / "environment"
+    venv.create(folder, with_pip=False)
+    paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
+    # The folders alone: the link to the igm under development, a .pth file in there, is not followed.
+    installed = sysconfig.get_path("purelib")
+    (Path(paths["purelib"]) / "packages.pth").write_text(f"{installed}\n")
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHON"))}
+    return variables | {
+        "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it the other way round: no isolation, no download
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_alone(notebook, repository, fresh, tmp_path):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    shutil.copy(notebook, folder)
+    fresh["IGM_SOURCE"] = repository
+    python = Path(fresh["PATH"].split(os.pathsep)[0]) / Path(sys.executable).name
+    absent = "import importlib.util as u; assert u.find_spec('torch') and not u.find_spec('igm')"
+    run(python, "-c", absent, cwd=folder, env=fresh)
+    nbval = ["--nbval", "--nbval-current-env", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    nbval += ["--nbval-sanitize-with", ROOT / "tests" / "nbval_sanitize.cfg"]
+    run(python, "-m", "pytest", "-q", *nbval, notebook.name, cwd=folder, env=fresh)
+    # Run again, in a new kernel, the first cell does nothing.
+    shutil.copy(ROOT / "book" / "colab_cell.py", folder / "cell.ipy")
+    again = run(python, "-m", "IPython", "--no-banner", "cell.ipy", cwd=folder, env=fresh)
+    assert again.strip() == ""
+    where = run(python, "-c", "import igm; print(igm.__file__)", cwd=folder, env=fresh)
+    assert str(tmp_path / "environment") in where, "igm came from elsewhere"
