@@ -1,7 +1,7 @@
 """Figures that a reader can move where no Python runs: in the built page, in print, in a notebook that was saved.
 
 ``Frames`` draws a figure once for each value of a slider and shows the one that is asked for. ``RotatableSurface`` is
-a surface that turns under the mouse. In a live notebook, ``ipywidgets.interact`` does the same with every value.
+a surface that turns under the mouse. In a live notebook, ``control`` puts an ipywidgets slider over the same figure.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ import html
 import io
 import json
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    import ipywidgets
 
 COLOURS = 64  # a frame keeps so many: a third of the bytes, and a plot needs no more
 
@@ -80,6 +84,23 @@ class Frames:
 
     def __repr__(self) -> str:
         return f"a figure for each {self.name}: {', '.join(map(str, self.values))}"
+
+
+def control(draw: Callable[[object], object], slider: ipywidgets.ValueWidget) -> ipywidgets.VBox:
+    """A slider over a figure that is drawn anew for each of its values; for live notebooks.
+
+    ``ipywidgets.interact`` does the same with an Output widget, at which notebooks that are run by nbclient hang
+    now and then.
+
+    Args:
+        draw: draws the figure of a value with matplotlib.
+        slider: any widget with a value, e.g. ``FloatSlider(0.4, max=20, description="tau")``.
+    """
+    import ipywidgets
+
+    picture = ipywidgets.Image(value=_picture(draw, slider.value), format="png")
+    slider.observe(lambda change: setattr(picture, "value", _picture(draw, change.new)), "value")
+    return ipywidgets.VBox([slider, picture])
 
 
 class RotatableSurface:

@@ -5,13 +5,14 @@ import io
 import json
 import re
 
+import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from igm.interactive import Frames, RotatableSurface
+from igm.interactive import Frames, RotatableSurface, control
 
 TAUS = [0.4, 1.3, 20]
 
@@ -75,3 +76,20 @@ def numbers(stored) -> np.ndarray:
         return np.array(stored)
     shape = [int(n) for n in str(stored["shape"]).split(",")]
     return np.frombuffer(base64.b64decode(stored["bdata"]), stored["dtype"]).reshape(shape)
+
+
+def test_a_control_draws_the_figure_of_its_value():
+    drawn = []
+
+    def draw_and_note(tau):
+        drawn.append(tau)
+        draw(tau)
+
+    slider = ipywidgets.FloatSlider(0.5, max=2)
+    slider_shown, picture = control(draw_and_note, slider).children
+    assert slider_shown is slider
+    before = picture.value
+    slider.value = 1.5
+    assert drawn == [0.5, 1.5]
+    assert picture.value != before
+    assert Image.open(io.BytesIO(picture.value)).format == "PNG"

@@ -1,0 +1,280 @@
+"""The checks of chapter 5: plausible wrong answers are told what is wrong, right ones pass however they are written."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import igm
+from igm.teaching import fault
+
+# 5.1
+
+
+def matrix(moment, tau, low=True, spread=True, sign=-1, guard=True, square=False):
+    values, V = torch.linalg.eigh(moment)
+    if guard and values[-1] - values[0] < 1e-9 * values[-1]:
+        return torch.eye(len(values), dtype=moment.dtype)
+    x = values - low * values[0]
+    if spread:
+        x = x / (values[-1] - values[0])
+    weights = torch.exp(sign * tau * (x**2 if square else x))
+    return V @ torch.diag(weights) @ V.T
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda m, tau: matrix(m, tau, low=False), "flattest direction"),
+        (lambda m, tau: matrix(m, tau, sign=1), "sharpest direction"),
+        (lambda m, tau: matrix(m, tau, spread=False), "sharpest direction"),
+        (lambda m, tau: matrix(m, tau, square=True), "in between"),
+        (lambda m, tau: matrix(m, tau, guard=False), "should be the identity"),
+        (lambda m, tau: torch.diag(matrix(m, tau).diagonal()), "same directions"),
+        (lambda m, tau: torch.exp(-tau * m / m.max()), "same directions"),
+        (lambda m, tau: torch.linalg.eigvalsh(matrix(m, tau)), "(d, d)"),
+        (lambda m, tau: matrix(m, tau).numpy(), "a tensor"),
+    ],
+)
+def test_5_1_finds(answer, told):
+    assert told in fault("5.1", answer)
+
+
+def test_5_1_finds_a_dependence_on_the_scale():
+    # Right for the first moment, whose largest eigenvalue is 9.
+    def answer(moment, tau):
+        values = torch.linalg.eigvalsh(moment)
+        x = (moment - values[0] * torch.eye(len(moment))) / 8.5
+        return torch.linalg.matrix_exp(-tau * x)
+
+    assert "scale" in fault("5.1", answer)
+
+
+def test_5_1_accepts_the_library():
+    assert fault("5.1", igm.modification_matrix) is None
+
+
+# 5.2
+
+
+def sgd_step(layer, T, lr):
+    """Eq. 5 with the weight as the paper writes it, d x c."""
+    with torch.no_grad():
+        W, gradient = layer.weight.T, layer.weight.grad.T
+        layer.weight.copy_((W - lr * T @ gradient).T)
+        layer.bias.copy_(layer.bias - lr * layer.bias.grad)
+
+
+def variant(gradient_step, bias=True, replace=False):
+    def answer(layer, T, lr):
+        new = layer.weight.data - gradient_step(layer.weight.grad, T, lr)
+        if replace:
+            layer.weight = torch.nn.Parameter(new)
+        else:
+            layer.weight.data = new
+        if bias:
+            layer.bias.data -= lr * layer.bias.grad
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (variant(lambda g, T, lr: lr * T @ g), "T acts on the inputs"),
+        (variant(lambda g, T, lr: lr * g), "T acts on the inputs"),
+        (variant(lambda g, T, lr: g @ T), "learning rate"),
+        (variant(lambda g, T, lr: -lr * g @ T), "go down"),
+        (variant(lambda g, T, lr: 0 * g), "should change"),
+        (variant(lambda g, T, lr: lr * g @ T, bias=False), "bias"),
+        (variant(lambda g, T, lr: lr * g @ T, replace=True), "in place"),
+        (
+            variant(
+                lambda g, T, lr: (
+                    lr * g @ T if len(g) == len(T) else lr * (T[: len(g), : len(g)] @ g)
+                )
+            ),
+            "as many outputs",
+        ),
+    ],
+)
+def test_5_2_finds(answer, told):
+    assert told in fault("5.2", answer)
+
+
+def test_5_2_accepts_the_paper_s_layout():
+    assert fault("5.2", sgd_step) is None
+
+
+# 5.3
+
+
+def tau_for(moment, k, share, low=True, descending=True, log=math.log, scale=True):
+    values = torch.linalg.eigvalsh(moment).tolist()
+    flattest, sharpest = values[0], values[-1]
+    if descending:
+        values = values[::-1]
+    x = (values[k] - low * flattest) / ((sharpest - flattest) if scale else 10.0)
+    return -log(share) / x if x > 1e-12 else math.inf
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda m, k, s: tau_for(m, k, s, log=lambda s: -math.log(s)), "positive"),
+        (lambda m, k, s: tau_for(m, k, s, log=math.log10), "ln 4"),
+        (lambda m, k, s: tau_for(m, k, s, descending=False), "ln 4"),
+        (lambda m, k, s: -math.log(s), "larger tau"),
+        (lambda m, k, s: tau_for(m, k, s) if k == 0 else tau_for(m, k, s, low=False), "lambda_min"),
+        (lambda m, k, s: tau_for(m, k, s, scale=False) if k else tau_for(m, k, s), "scale"),
+        (lambda m, k, s: 1e9 if k == 3 else tau_for(m, k, s), "math.inf"),
+        (lambda m, k, s: torch.tensor(tau_for(m, k, s)), "float"),
+    ],
+)
+def test_5_3_finds(answer, told):
+    assert told in fault("5.3", answer)
+
+
+def test_5_3_accepts_a_search():
+    def answer(moment, k, share):
+        def kept(tau):
+            return torch.linalg.eigvalsh(igm.modification_matrix(moment, tau))[k].item()
+
+        if k == len(moment) - 1:
+            return math.inf
+        low, high = 0.0, 1e4
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (low, middle) if kept(middle) < share else (middle, high)
+        return high
+
+    assert fault("5.3", answer) is None
+
+
+# 5.4
+
+
+def sums(batches, dtype=torch.float64, divide=lambda n: n, center=True, in_place=False):
+    n, total, outer = 0, 0, 0
+    for z in batches:
+        if in_place:
+            z -= z.mean(0)
+        z = z.to(dtype)
+        n, total, outer = n + len(z), total + z.sum(0), outer + z.T @ z
+    C = outer - torch.outer(total, total) / n if center else outer
+    return C / divide(n)
+
+
+def of_batches(batches, weighted):
+    """Each batch centred with its own mean."""
+    found, sizes = [], []
+    for z in batches:
+        off = z.double() - z.double().mean(0)
+        found.append(off.T @ off / len(z))
+        sizes.append(len(z))
+    weights = torch.tensor(sizes if weighted else [1] * len(sizes), dtype=torch.float64)
+    return sum(w * C for w, C in zip(weights, found)) / weights.sum()
+
+
+def mean_of_means(batches):
+    batches = list(batches)
+    Z = torch.cat(batches).double()
+    off = Z - torch.stack([z.double().mean(0) for z in batches]).mean(0)
+    return off.T @ off / len(Z)
+
+
+def two_passes(batches):
+    n, total = 0, 0
+    for z in batches:
+        n, total = n + len(z), total + z.double().sum(0)
+    return sum(((z - total / n).T @ (z - total / n) for z in batches), torch.zeros(3, 3)) / n
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda b: sums(b, dtype=torch.float32), "float32"),
+        (lambda b: sums(b, center=False), "mean should be subtracted"),
+        (lambda b: sums(b, divide=lambda n: 1), "divided by n"),
+        (lambda b: sums(b, divide=lambda n: n - 1), "divided by n"),
+        (lambda b: sums(b, in_place=True), "leave the batches"),
+        (lambda b: of_batches(b, weighted=True), "batches' means differ"),
+        (mean_of_means, "unequal sizes"),
+        (lambda b: sums(b).diagonal(), "(d, d)"),
+        (two_passes, "read the batches once"),
+    ],
+)
+def test_5_4_finds(answer, told):
+    assert told in fault("5.4", answer)
+
+
+def test_5_4_accepts_a_running_mean():
+    """Chan's update, in float32."""
+
+    def answer(batches):
+        n, mean, scatter = 0, 0.0, 0.0
+        for z in batches:
+            own, k = z.mean(0), len(z)
+            scatter = scatter + (z - own).T @ (z - own)
+            if n:
+                scatter = scatter + torch.outer(own - mean, own - mean) * n * k / (n + k)
+            mean = (n * mean + k * own) / (n + k)
+            n += k
+        return scatter / n
+
+    assert fault("5.4", answer) is None
+
+
+# 5.5
+
+
+def patch_moment(x, conv, padding=True, stride=True, total=lambda rows: rows.T @ rows):
+    patches = F.unfold(
+        x,
+        conv.kernel_size,
+        padding=conv.padding if padding else 0,
+        stride=conv.stride if stride else 1,
+    )
+    return total(patches.transpose(1, 2).flatten(0, 1))
+
+
+def order_of_places_first(rows):
+    rows = rows.view(len(rows), 2, 6).transpose(1, 2).flatten(1)
+    return rows.T @ rows
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda x, c: patch_moment(x, c, padding=False), "padding=1"),
+        (lambda x, c: patch_moment(x, c, stride=False), "stride=2"),
+        (lambda x, c: patch_moment(x, c, total=order_of_places_first), "order of weight.view"),
+        (lambda x, c: patch_moment(x, c) / len(x), "plain sum"),
+        (lambda x, c: patch_moment(x, c, total=lambda r: r @ r.T), "(d, d)"),
+        (lambda x, c: patch_moment(x, c, total=lambda r: torch.outer(r.sum(0), r.sum(0))), "trace"),
+        (lambda x, c: patch_moment(x, c).triu(), "symmetric"),
+        (
+            lambda x, c: torch.cov(patch_moment(x, c, total=lambda r: r).T, correction=0) * 5 * 30,
+            "trace",
+        ),
+    ],
+)
+def test_5_5_finds(answer, told):
+    assert told in fault("5.5", answer)
+
+
+def test_5_5_accepts_the_library_and_slices():
+    def library(x, conv):
+        with igm.FeatureCovariance({"conv": conv}, statistic="sample") as covariance:
+            conv(x)
+        return covariance.matrices["conv"]
+
+    def slices(x, conv):
+        (ph, pw), (sh, sw), (kh, kw) = conv.padding, conv.stride, conv.kernel_size
+        x = F.pad(x, (pw, pw, ph, ph))
+        windows = x.unfold(2, kh, sh).unfold(3, kw, sw)  # (n, in, rows, columns, kh, kw)
+        return torch.einsum("nahwij,nbhwkl->aijbkl", windows, windows).reshape(12, 12)
+
+    assert fault("5.5", library) is None
+    assert fault("5.5", slices) is None
