@@ -38,9 +38,11 @@ MODEL_NOTES = ("model", "network", "shared_head")
 # Settings that say where and how fast a run computes, not what.
 ON_A_MACHINE = ("device", "eval_batch_size", "workers")
 # What a run of an earlier version does not name, and did.
-SINCE_0_2 = {"warmup": 0, "beta2": 0.999, "cache": True}
+SINCE_0_2 = {"warmup": 0, "beta2": 0.999, "cache": True, "alternate": "stage"}
 # Settings that a method does not read: they tell no two runs of it apart.
-IN_ROUNDS = ("rounds", "stage_epochs")
+IN_ROUNDS = ("rounds", "stage_epochs", "alternate")
+IN_MLA = ("mla_alpha",)
+IN_OGM = ("ogm_alpha", "ogm_noise", "ogm_layers", "ogm_epochs")
 IN_IGM = (
     "variant",
     "tau",
@@ -53,9 +55,12 @@ IN_IGM = (
     "fast",
 )
 UNREAD = {
-    "joint": IN_ROUNDS + IN_IGM,
-    "unimodal": IN_ROUNDS + IN_IGM,
-    "alternating": IN_IGM,
+    "joint": IN_ROUNDS + IN_IGM + IN_MLA + IN_OGM,
+    "unimodal": IN_ROUNDS + IN_IGM + IN_MLA + IN_OGM,
+    "alternating": IN_IGM + IN_MLA + IN_OGM,
+    "igm": IN_MLA + IN_OGM,
+    "ogm": IN_ROUNDS + IN_IGM + IN_MLA,
+    "mla": IN_IGM + IN_OGM,
 }
 
 

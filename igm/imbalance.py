@@ -134,22 +134,42 @@ def shapley_values(
         ValueError: more than five modalities or none, or tensors that do not fit together.
     """
     _check(logits, labels)
-    m, c = len(logits), next(iter(logits.values())).shape[1]
-    if m > SHAPLEY_LIMIT:
-        raise ValueError(
-            f"Shapley values are computed over all subsets of at most {SHAPLEY_LIMIT} modalities, got {m}: "
-            "give fewer, or fuse some of them first"
-        )
+    c = next(iter(logits.values())).shape[1]
     v = {frozenset(): 1 / c}
-    for S in _subsets(logits)[1:]:
+    for S in subsets(logits)[1:]:
         p = fuse({name: z for name, z in logits.items() if name in S}, weighting)  # (n, c)
         v[S] = score(p, labels)
-    values = dict.fromkeys(logits, 0.0)
-    for j in logits:
-        for S in _subsets(name for name in logits if name != j):
+    return shapley(v)
+
+
+def shapley(v: Mapping[frozenset[str], float | Tensor]) -> dict[str, float | Tensor]:
+    """Shares the value of all out among them: each gets its mean gain over the orders in which they could come.
+
+    Args:
+        v: every subset, the empty one too -> its value, a number or a tensor; see ``subsets``.
+    """
+    names = list(dict.fromkeys(name for S in sorted(v, key=len) for name in S))
+    m, shares = len(names), {}
+    for j in names:
+        for S in subsets(name for name in names if name != j):
             weight = 1 / (m * math.comb(m - 1, len(S)))  # |S|! (m - |S| - 1)! / m!
-            values[j] += weight * (v[S | {j}] - v[S])
-    return values
+            shares[j] = shares.get(j, 0) + weight * (v[S | {j}] - v[S])
+    return shares
+
+
+def subsets(names: Iterable[str]) -> list[frozenset[str]]:
+    """All subsets of at most five names, the empty one first.
+
+    Raises:
+        ValueError: there are more names; their subsets double with each.
+    """
+    names = list(names)
+    if len(names) > SHAPLEY_LIMIT:
+        raise ValueError(
+            f"Shapley values are computed over all subsets of at most {SHAPLEY_LIMIT} modalities, got "
+            f"{len(names)}: give fewer, or fuse some of them first"
+        )
+    return [frozenset(S) for size in range(len(names) + 1) for S in combinations(names, size)]
 
 
 @torch.enable_grad()
@@ -228,12 +248,6 @@ def _gradient_norm(part: nn.Module) -> float:
         if p.grad is not None
     ]
     return torch.stack(norms).norm().item() if norms else 0.0
-
-
-def _subsets(names: Iterable[str]) -> list[frozenset[str]]:
-    """All subsets, the empty one first."""
-    names = list(names)
-    return [frozenset(S) for size in range(len(names) + 1) for S in combinations(names, size)]
 
 
 def _check(logits: Mapping[str, Tensor], labels: Tensor) -> None:

@@ -125,9 +125,11 @@ class Loop:
         losses = _Losses(devices)
         try:
             for size, shards in stream:
-                loss = step_gradient(method, stage, size, shards, optimizer, devices)
-                losses.add(loss, [shard["index"] for shard in shards])
-                devices.step(optimizer.base_optimizer, settings.clip)
+                for turn in method.turns(stage):
+                    loss = step_gradient(method, turn, size, shards, optimizer, devices)
+                    losses.add(loss, [shard["index"] for shard in shards])
+                    devices.step(optimizer.base_optimizer, settings.clip)
+                    method.end_turn(turn)
             mean = losses.mean()
             if not self.finite():
                 raise FloatingPointError(math.nan, [], losses.last())

@@ -133,6 +133,9 @@ def paper_head(d: int, classes: int) -> nn.Sequential:
     )
 
 
+HEADS = {"paper": paper_head, "linear": nn.Linear}
+
+
 def small_encoder(shape: tuple[int, ...], d: int = 128) -> nn.Sequential:
     """An encoder for the book's small data: a 2-convolution network for (channels, height, width), else an MLP.
 
@@ -167,8 +170,9 @@ def build_model(
     shared_head: bool = False,
     d: int = 128,
     seed: int = 0,
+    head: str = "paper",
 ) -> LateFusion | Concatenation:
-    """Small encoders and the paper's head for samples of the given shapes.
+    """Small encoders and heads for samples of the given shapes.
 
     Each part starts from its own random state, a function of (seed, modality): the image network begins with the
     same weights whatever else is in the model.
@@ -178,10 +182,13 @@ def build_model(
         fusion: ``"late"`` for a LateFusion, ``"concat"`` for a Concatenation.
         shared_head: one head for all modalities instead of one each (late fusion only).
         d: size of a feature.
+        head: ``"paper"`` for the paper's three layers, ``"linear"`` for one.
     """
     check_kind(fusion, shared_head)
+    if head not in HEADS:
+        raise ValueError(f"unknown head {head!r}: use one of {', '.join(HEADS)}")
     encoders = {name: partial(small_encoder, tuple(shape), d) for name, shape in shapes.items()}
-    return seeded_network(encoders, classes, fusion, shared_head, seed)
+    return seeded_network(encoders, classes, fusion, shared_head, seed, HEADS[head])
 
 
 def check_kind(fusion: str, shared_head: bool) -> None:
@@ -198,11 +205,13 @@ def seeded_network(
     fusion: str = "late",
     shared_head: bool = False,
     seed: int = 0,
+    build_head: Callable[[int, int], nn.Module] = paper_head,
 ) -> LateFusion | Concatenation:
-    """Builds the encoders and the paper's heads, each from its own random state, a function of (seed, modality).
+    """Builds the encoders and the heads, each from its own random state, a function of (seed, modality).
 
     Args:
         encoders: modality -> what builds its encoder, whose ``d`` is the size of its feature.
+        build_head: (size of a feature, classes) -> a head, by default the paper's.
 
     Raises:
         ValueError: one head for features of different sizes.
@@ -221,12 +230,12 @@ def seeded_network(
             )
         torch.manual_seed(derive_seed(seed, "head"))
         if fusion == "concat":
-            return Concatenation(built, paper_head(sum(sizes.values()), classes))
-        head = paper_head(next(iter(sizes.values())), classes) if shared_head else None
+            return Concatenation(built, build_head(sum(sizes.values()), classes))
+        head = build_head(next(iter(sizes.values())), classes) if shared_head else None
         networks = {}
         for name, encoder in built.items():
             if not shared_head:
                 torch.manual_seed(derive_seed(seed, "head", name))
-                head = paper_head(sizes[name], classes)
+                head = build_head(sizes[name], classes)
             networks[name] = Unimodal(encoder, head)
         return LateFusion(networks)

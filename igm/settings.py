@@ -12,16 +12,27 @@ from igm.sam import NORMS
 CHOICES = {
     "optimizer": ("sgd", "adam"),
     "schedule": ("cosine", "constant", "step", "plateau"),
+    "alternate": ("stage", "batch"),
     "rho_norm": NORMS,
     "statistic": STATISTICS,
+    "ogm_layers": ("all", "conv"),
     "fusion": FUSIONS,
     "select": ("best", "last", "test"),
     "score": ("accuracy", "macro_f1", "map"),
     "precision": ("no", "bf16", "fp16"),
 }
 AT_LEAST_ONE = ("epochs", "rounds", "batch_size", "accumulation", "eval_batch_size")
-POSITIVE = ("lr", "lr_factor", "tau", "clip")
-NOT_NEGATIVE = ("momentum", "weight_decay", "rho", "mixup", "flat_ratio", "warmup", "workers")
+POSITIVE = ("lr", "lr_factor", "tau", "mla_alpha", "ogm_epochs", "clip")
+NOT_NEGATIVE = (
+    "momentum",
+    "weight_decay",
+    "rho",
+    "ogm_alpha",
+    "mixup",
+    "flat_ratio",
+    "warmup",
+    "workers",
+)
 
 
 @dataclass(frozen=True)
@@ -31,14 +42,16 @@ class Settings:
     Where None is the default, the method and the variant decide; ``run.settings`` says what was used.
 
     Args:
-        method: joint, unimodal, alternating or igm.
+        method: joint, unimodal, alternating, igm, ogm or mla.
         variant: of the method igm. paper: Algorithm 1 as printed. released: the arithmetic of the authors' code.
             igm: what this book found to work. It decides the settings below that are not given.
         modalities: those to train, in this order; by default all, in the order of the data.
         epochs: epochs a modality (joint training: epochs).
-        rounds: rounds over the modalities, for alternating and igm; they share the epochs.
-        stage_epochs: for alternating and igm, the epochs of each stage in place of epochs and rounds, e.g.
+        rounds: rounds over the modalities, for alternating, igm and mla; they share the epochs.
+        stage_epochs: for alternating, igm and mla, the epochs of each stage in place of epochs and rounds, e.g.
             [25, 50, 25, 50]: the stages take the modalities in turn.
+        alternate: for alternating and mla, when it is another modality's turn: stage, after some epochs, or batch, after
+            every batch; then there are no rounds, and one optimiser for all.
         batch_size: samples a step, of all processes together.
         accumulation: parts in which a process takes its share of a step, one after the other, to save memory. SAM
             perturbs by the gradient of each part.
@@ -68,6 +81,11 @@ class Settings:
         statistic: moment of the features, batch-mean (the paper) or sample; igm only.
         center: subtract the mean from that moment; igm only.
         cumulative: add up the moments over the rounds, as Algorithm 1 does, or begin anew at each stage.
+        mla_alpha: alpha of MLA's projection, above 0: the smaller, the less it lets through; mla only.
+        ogm_alpha: how strongly a modality that is ahead is held back, 0 or above, 0 for not at all; ogm only.
+        ogm_noise: add the noise of GE to the gradients; ogm only.
+        ogm_layers: of the encoders whose gradients ogm changes: all (the paper), or conv (the authors' code).
+        ogm_epochs: of the epochs, the first so many are modulated; by default all of them; ogm only.
         rho: radius of SAM, 0 or above, 0 for none (Eq. 6).
         rho_norm: all: rho is the norm over all parameters (Eq. 7). tensor: each tensor moves by rho.
         adaptive: scale the perturbation by the weights (ASAM).
@@ -93,6 +111,7 @@ class Settings:
     epochs: int = 20
     rounds: int = 2
     stage_epochs: list[int] | None = None
+    alternate: str | None = None
     batch_size: int = 32
     accumulation: int = 1
     drop_last: bool | None = None
@@ -116,6 +135,11 @@ class Settings:
     statistic: str | None = None
     center: bool | None = None
     cumulative: bool | None = None
+    mla_alpha: float | None = None
+    ogm_alpha: float | None = None
+    ogm_noise: bool | None = None
+    ogm_layers: str | None = None
+    ogm_epochs: int | None = None
     rho: float | None = None
     rho_norm: str | None = None
     adaptive: bool | None = None

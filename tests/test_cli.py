@@ -368,7 +368,7 @@ HINT = "--help` lists all options"
         (["--epochs", "0"], ["epochs must be 1 or above, got 0"]),
         (["--rounds", "3"], ["3 rounds need at least 3 epochs"]),
         (["--samples", "5000"], ["samples must be from 1 to 1200", "got 5000"]),
-        (["--method", "ogm"], ["method 'ogm'", "use one of unimodal, joint, alternating, igm"]),
+        (["--method", "pmr"], ["method 'pmr'", "use one of unimodal, joint, alternating, igm"]),
         (["--model", "cat"], ["'cat'", "use late or concat"]),
         (["--model", "concat"], ["igm trains one network a modality", "late fusion", "joint"]),
         (["--device", "tpu"], ["device 'tpu'", "give cpu, or auto"]),

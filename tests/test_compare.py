@@ -149,6 +149,8 @@ def test_a_method_does_not_read_what_is_called_unread(tiny, networks, method):
         **dict(rounds=2, stage_epochs=[2, 1]),
         **dict(variant="released", tau=20.0, gm=[], scope="encoder", statistic="sample"),
         **dict(center=True, cumulative=True, flat_ratio=0.3, fast=False),
+        **dict(alternate="batch", mla_alpha=3.0),
+        **dict(ogm_alpha=0.1, ogm_noise=False, ogm_layers="conv", ogm_epochs=1),
     }
     unread = {name: other[name] for name in UNREAD[method]}
 

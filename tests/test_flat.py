@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from igm import FeatureCovariance, modification_matrix, modify_gradients
+from igm.flat import with_directions
 
 
 def random_moment(d: int, seed: int = 0) -> torch.Tensor:
@@ -264,3 +265,32 @@ def test_modified_update_leaves_the_sharp_direction_of_the_old_inputs_alone():
     flat = old @ (layer.weight - layer.weight.grad).T
     assert torch.allclose(flat, before, atol=1e-10)
     assert not torch.allclose(plain, before, atol=1e-2)
+
+
+# Controls
+
+
+@pytest.mark.parametrize("first", [None, torch.tensor([3.0, 0.0, -4.0, 0.0, 0.0])])
+def test_a_control_has_the_weights_of_T_along_other_directions(first):
+    T = modification_matrix(random_moment(5), tau=1.3)
+    control = with_directions(T, first, torch.Generator().manual_seed(0))
+    assert torch.equal(control, control.T)
+    assert torch.allclose(torch.linalg.eigvalsh(control), torch.linalg.eigvalsh(T), atol=1e-12)
+    assert not torch.allclose(control, T, atol=1e-2)
+
+
+@pytest.mark.parametrize("scale", [1.0, -100.0])
+def test_the_first_direction_of_a_control_gets_the_smallest_weight(scale):
+    T = modification_matrix(random_moment(5), tau=1.3)
+    u = torch.tensor([3.0, 0.0, -4.0, 0.0, 0.0], dtype=torch.float64)
+    control = with_directions(T, scale * u, torch.Generator().manual_seed(0))
+    assert torch.allclose(control @ u, math.exp(-1.3) * u, atol=1e-12)
+
+
+def test_a_control_repeats_with_its_generator_and_differs_without():
+    T = modification_matrix(random_moment(5), tau=1.3)
+    one, same, other = (
+        with_directions(T, None, torch.Generator().manual_seed(s)) for s in (0, 0, 1)
+    )
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other)

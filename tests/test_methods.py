@@ -78,8 +78,8 @@ def test_joint_training_takes_all_modalities_of_the_model(networks, fusion):
 def test_find_method():
     assert find_method("igm") is IGM
     assert find_method(Alternating) is Alternating
-    with pytest.raises(ValueError, match="unknown method 'ogm': use one of unimodal, joint"):
-        find_method("ogm")
+    with pytest.raises(ValueError, match="unknown method 'pmr': use one of unimodal, joint"):
+        find_method("pmr")
 
 
 # ---------------------------------------------------------------- losses

@@ -64,6 +64,18 @@ def test_paper_head_is_fc256_relu_fc64_fc():
     assert count(head) == 512 * 256 + 256 + 256 * 64 + 64 + 64 * 6 + 6
 
 
+def test_a_linear_head_is_one_layer_that_reads_all_features():
+    late = build_model(SHAPES, 7, d=8, head="linear")
+    assert all(isinstance(late[name].head, nn.Linear) for name in SHAPES)
+    assert late["text"].head.weight.shape == (7, 8)
+    early = build_model(SHAPES, 7, fusion="concat", d=8, head="linear")
+    assert early.head.weight.shape == (7, 24)
+    paper = build_model(SHAPES, 7, d=8)
+    assert all(equal(late[name].encoder, paper[name].encoder) for name in SHAPES)
+    with pytest.raises(ValueError, match="unknown head 'deep': use one of paper, linear"):
+        build_model(SHAPES, 7, head="deep")
+
+
 def test_head_layers_are_the_linear_layers_of_the_head_alone():
     network = build_model(SHAPES, 7, d=8)["text"]
     layers = network.head_layers()

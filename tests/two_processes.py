@@ -19,6 +19,8 @@ RUNS = {
     ),
     "joint": (dict(method="joint", select="best"), {}),
     "clipped, in parts": (dict(rho=0.0, clip=0.5, accumulation=2), dict(accumulation=1)),
+    "mla": (dict(method="mla"), {}),
+    "mla in stages": (dict(method="mla", alternate="stage"), {}),
     # SAM's first pass does not synchronise: a process perturbs by the gradient of its own samples.
     "sam": (dict(rho=0.3, tau=20.0), dict(accumulation=2)),
 }

@@ -7,6 +7,7 @@ from _study import main
 
 import igm
 from igm.datasets import load_splits
+from igm.flat import with_directions
 from igm.methods import IGM
 from igm.seeds import derive_seed
 
@@ -37,12 +38,9 @@ class RandomDirections(IGM):
     """T with the same eigenvalues along random orthogonal directions."""
 
     def modification(self, moment):
-        eigenvalues = torch.linalg.eigvalsh(super().modification(moment))
-        generator = torch.Generator().manual_seed(
-            derive_seed(self.settings.seed, "directions", len(moment))
-        )
-        V = torch.linalg.qr(torch.randn(moment.shape, generator=generator, dtype=moment.dtype)).Q
-        return (V * eigenvalues) @ V.T
+        seed = derive_seed(self.settings.seed, "directions", len(moment))
+        generator = torch.Generator().manual_seed(seed)
+        return with_directions(super().modification(moment), generator=generator)
 
 
 class AllOnes(IGM):

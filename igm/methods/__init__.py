@@ -4,6 +4,8 @@ from igm.methods.alternating import Alternating
 from igm.methods.base import Method, Stage
 from igm.methods.igm import IGM, VARIANTS
 from igm.methods.joint import Joint
+from igm.methods.mla import MLA
+from igm.methods.ogm import OGM
 from igm.methods.unimodal import Unimodal
 
 METHODS: dict[str, type[Method]] = {
@@ -11,11 +13,15 @@ METHODS: dict[str, type[Method]] = {
     "joint": Joint,
     "alternating": Alternating,
     "igm": IGM,
+    "ogm": OGM,
+    "mla": MLA,
 }
 
 __all__ = [
     "IGM",
     "METHODS",
+    "MLA",
+    "OGM",
     "VARIANTS",
     "Alternating",
     "Joint",

@@ -1,4 +1,4 @@
-"""Alternating training: one modality at a time, round after round."""
+"""Alternating training: one modality at a time, round after round or batch after batch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ class Alternating(Unimodal):
 
     With separate encoders and heads nothing passes from one modality to the other, so this trains exactly the
     networks of ``Unimodal``. It differs where modalities share a head.
+
+    With ``alternate="batch"`` the turns are as short as can be: there is one stage, every batch of it gives a step for
+    each modality, one after the other, and one optimiser takes them all.
     """
 
     def stages(self) -> list[Stage]:
+        if self.settings.alternate == "batch":
+            if self.settings.stage_epochs:
+                raise ValueError("stage_epochs needs stages: give alternate stage, or epochs")
+            return [Stage(tuple(self.modalities), self.settings.epochs)]
         m = len(self.modalities)
         if self.settings.stage_epochs:
             return [
@@ -31,3 +38,6 @@ class Alternating(Unimodal):
             for name in self.modalities:
                 stages.append(Stage((name,), share + (i < rest), round=i))
         return stages
+
+    def turns(self, stage: Stage) -> list[Stage]:
+        return [Stage((name,), stage.epochs, stage.round) for name in stage.modalities]

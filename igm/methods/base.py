@@ -17,12 +17,14 @@ PLAIN = {  # what settings are where neither the user nor the method says more
     "drop_last": False,
     "restart": False,
     "from_best": False,
+    "alternate": "stage",
     "mixup": 0.0,
     "tau": 0.4,
     "scope": "head",
     "statistic": "batch-mean",
     "center": False,
     "cumulative": False,
+    "mla_alpha": 0.1,
     "rho": 0.0,
     "rho_norm": "all",
     "adaptive": False,
@@ -79,6 +81,10 @@ class Method:
     def stages(self) -> list[Stage]:
         raise NotImplementedError
 
+    def turns(self, stage: Stage) -> list[Stage]:
+        """The steps that each batch gives, one after the other: by default one, for all modalities of the stage."""
+        return [stage]
+
     def parameters(self, stage: Stage) -> list[nn.Parameter]:
         """The parameters that a stage trains."""
         raise NotImplementedError
@@ -106,6 +112,9 @@ class Method:
             return loss
 
         return optimizer.gradient(closure)
+
+    def end_turn(self, turn: Stage) -> None:  # noqa: B027
+        """Called after each step."""
 
     def end_stage(self, stage: Stage, batches: Iterable[Batch]) -> None:  # noqa: B027
         """Called once after the last epoch of a stage, with the training batches (a process's share of them)."""

@@ -58,6 +58,8 @@ class IGM(Alternating):
                 f"unknown variant {settings.variant!r}: use one of {', '.join(VARIANTS)}"
             )
         super().__init__(model, modalities, settings.filled(VARIANTS[settings.variant]))
+        if self.settings.alternate == "batch":
+            raise ValueError("igm makes its matrices when a stage ends: give alternate stage")
         self.layers = {j: model[j].layers(self.settings.scope) for j in modalities}
         self.sources = {j: self.previous(j) for j in modalities}
         if self.settings.gm is not None:

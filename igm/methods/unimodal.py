@@ -26,8 +26,8 @@ class Unimodal(Method):
         return [Stage((name,), self.settings.epochs) for name in self.modalities]
 
     def parameters(self, stage: Stage) -> list[nn.Parameter]:
-        (name,) = stage.modalities
-        return list(self.model[name].parameters())
+        networks = [self.model[name] for name in stage.modalities]
+        return list(dict.fromkeys(p for network in networks for p in network.parameters()))
 
     def loss(self, stage: Stage, batch: Batch) -> Tensor:
         (name,) = stage.modalities
