@@ -35,6 +35,7 @@ from igm.devices import Devices
 from igm.evaluation import evaluate
 from igm.loading import batches, steps
 from igm.methods import Method, Stage
+from igm.methods.base import PLAIN
 from igm.sam import SAM
 from igm.seeds import derive_seed, seed_everything
 from igm.settings import Settings
@@ -236,7 +237,8 @@ class Loop:
         run, record = self.run, runs.read_record(folder)
         # As they come back from a file, so that a tuple is the list that it was written as.
         now, notes = json.loads(json.dumps([run.record(), self.notes]))
-        settings = asdict(Settings()) | record["settings"]  # it may be older than some of them
+        # It may be older than some settings, and did then what they are where nobody says more.
+        settings = asdict(Settings()) | PLAIN | record["settings"]
         for given, begun in (
             (now["settings"], settings),
             ({"sizes": now["sizes"]}, {"sizes": record.get("sizes")}),

@@ -118,6 +118,17 @@ def saved(folder: Path) -> list[dict]:
     return state["history"] if state else []
 
 
+@pytest.mark.parametrize("method", ["joint", "alternating", "igm"])
+def test_a_run_that_is_older_than_some_settings_can_be_resumed(tmp_path, tiny, method):
+    go(tmp_path / "run", tiny, method)
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    for name in ("alternate", "mla_alpha", "ogm_alpha", "ogm_epochs", "warmup", "beta2"):
+        del record["settings"][name]
+    path.write_text(json.dumps(record))
+    assert go(tmp_path / "run", tiny, method).results == record["results"]
+
+
 # ---------------------------------------------------------------- processes that are killed
 
 
