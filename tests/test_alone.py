@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import igm
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 NOT_COPIED = shutil.ignore_patterns(
@@ -38,6 +40,11 @@ def repository(tmp_path_factory) -> str:
     run("git", "add", "-A", cwd=copy)
     who = ("-c", "user.name=reader", "-c", "user.email=reader@example.org")
     run("git", *who, "commit", "-q", "-m", "The book", cwd=copy)
+    # Later work, which a notebook of this version should not get.
+    run("git", "tag", f"v{igm.__version__}", cwd=copy)
+    (copy / "book" / "later").touch()
+    run("git", "add", "-A", cwd=copy)
+    run("git", *who, "commit", "-q", "-m", "More", cwd=copy)
     return copy.as_uri()
 
 
@@ -71,6 +78,8 @@ def test_alone(notebook, repository, fresh, tmp_path):
     nbval = ["--nbval", "--nbval-current-env", "-p", "no:cacheprovider", "-p", "no:xdist"]
     nbval += ["--nbval-sanitize-with", ROOT / "tests" / "nbval_sanitize.cfg"]
     run(python, "-m", "pytest", "-q", *nbval, notebook.name, cwd=folder, env=fresh)
+    assert (folder / "igm-book" / "book" / notebook.name).exists()
+    assert not (folder / "igm-book" / "book" / "later").exists()
     # Run again, in a new kernel, the first cell does nothing.
     shutil.copy(ROOT / "book" / "colab_cell.py", folder / "cell.ipy")
     again = run(python, "-m", "IPython", "--no-banner", "cell.ipy", cwd=folder, env=fresh)

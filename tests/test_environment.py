@@ -117,3 +117,9 @@ def test_one_address_of_the_repository():
         for found in re.findall(r"github\.com/[\w.-]+/igm-book\b", text.read_text()):
             assert f"https://{found}" == address, text.name
     assert address in (ROOT / "README.md").read_text()
+
+
+def test_notebooks_fetch_the_version_that_they_belong_to():
+    cell = (ROOT / "book" / "colab_cell.py").read_text()
+    assert f"--branch v{PROJECT['version']} " in cell
+    assert f'__version__ = "{PROJECT["version"]}"' in (ROOT / "igm" / "__init__.py").read_text()
