@@ -21,7 +21,7 @@ unexport MPLBACKEND # notebooks draw inline, whatever the shell prefers
 # The book's networks are tiny: one thread each is as fast as two, and kernels side by side do not fight.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help book test bench notebooks studies lint format clean
+.PHONY: help book test alone bench notebooks studies lint format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,12 +47,14 @@ book: $(READY) ## run the notebooks, build the pages in _build/html, check them
 test: $(READY) lint ## lint, library, book, notebooks, pages
 	@echo "== library and notebooks at rest"
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(patsubst %,--ignore=%,$(LATER))
-	@$(MAKE) --no-print-directory book
-	@echo "== every notebook alone: in an empty folder and a fresh environment every cell gives its stored output"
-	@$(BIN)/python -m pytest -q -n $(JOBS) tests/test_alone.py
+	@$(MAKE) --no-print-directory -j 2 book alone
 	@$(BIN)/python tools/browser.py
 	@echo "== the pages"
 	@BOOK_BUILT=1 $(BIN)/python -m pytest -q -n $(JOBS) tests/test_book.py tests/test_browser.py
+
+alone: $(READY) ## run every notebook in an empty folder and a fresh environment
+	@echo "== every notebook alone: every cell gives its stored output"
+	@$(BIN)/python -m pytest -q tests/test_alone.py
 
 bench: $(READY) ## measure speed and memory as ratios, into tests/bench.json
 	@$(BIN)/python tests/bench.py
