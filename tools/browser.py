@@ -27,7 +27,10 @@ def find() -> str | None:
 
 def install() -> None:
     if shutil.which("apt-get") and os.geteuid() == 0:
-        for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
+        for command in (
+            ["update"],
+            ["install", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core"],
+        ):
             subprocess.run(["apt-get", "-q", *command], stdout=subprocess.DEVNULL, check=False)
     if not find():
         subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)
