@@ -39,7 +39,7 @@ MODEL_NOTES = ("model", "network", "shared_head")
 ON_A_MACHINE = ("device", "eval_batch_size", "workers")
 # What a run of an earlier version does not name, and did.
 SINCE_0_2 = {"warmup": 0, "beta2": 0.999, "cache": True, "alternate": "stage"}
-# Settings that a method does not read: they tell no two runs of it apart.
+# Settings of some methods; those that a method does not read tell no two runs of it apart.
 IN_ROUNDS = ("rounds", "stage_epochs", "alternate")
 IN_MLA = ("mla_alpha",)
 IN_OGM = ("ogm_alpha", "ogm_noise", "ogm_layers", "ogm_epochs")
@@ -54,14 +54,16 @@ IN_IGM = (
     "flat_ratio",
     "fast",
 )
-UNREAD = {
-    "joint": IN_ROUNDS + IN_IGM + IN_MLA + IN_OGM,
-    "unimodal": IN_ROUNDS + IN_IGM + IN_MLA + IN_OGM,
-    "alternating": IN_IGM + IN_MLA + IN_OGM,
-    "igm": IN_MLA + IN_OGM,
-    "ogm": IN_ROUNDS + IN_IGM + IN_MLA,
-    "mla": IN_IGM + IN_OGM,
+OF_SOME = IN_ROUNDS + IN_IGM + IN_MLA + IN_OGM
+READ = {
+    "joint": (),
+    "unimodal": (),
+    "alternating": IN_ROUNDS,
+    "igm": IN_ROUNDS + IN_IGM,
+    "ogm": IN_OGM,
+    "mla": IN_ROUNDS + IN_MLA,
 }
+UNREAD = {method: tuple(x for x in OF_SOME if x not in read) for method, read in READ.items()}
 
 
 @dataclass(frozen=True)

@@ -123,11 +123,11 @@ class FeatureCovariance:
         )
 
     def _start(self, name: str, layer: nn.Module) -> None:
-        """Zero sums for a layer that has none yet, in float64 and so not on Apple's MPS, which lacks it."""
+        """Zero sums, in float64, for a layer that has none yet."""
         if name in self._outer:
             return
         d = layer.weight[0].numel()
-        device = "cpu" if layer.weight.device.type == "mps" else layer.weight.device
+        device = float64_device(layer)
         self._outer[name] = torch.zeros(d, d, dtype=torch.float64, device=device)
         self._sum[name] = torch.zeros(d, dtype=torch.float64, device=device)
         self._count[name] = 0
@@ -248,6 +248,12 @@ def modified(name: str, gradient: Tensor, T: Tensor) -> Tensor:
             "collect the covariance from a layer of the same size"
         )
     return (flat @ T.to(flat)).reshape(gradient.shape)
+
+
+def float64_device(layer: nn.Module) -> torch.device:
+    """Where sums over a layer's inputs are kept: on its device, but for Apple's MPS, which lacks float64."""
+    device = layer.weight.device
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _check_layer(name: str, layer: nn.Module) -> None:

@@ -79,6 +79,11 @@ class LateFusion(nn.Module):
     def __getitem__(self, modality: str) -> Unimodal:
         return self.modalities[modality]
 
+    @property
+    def encoders(self) -> dict[str, nn.Module]:
+        """modality -> its encoder, as a Concatenation has them."""
+        return {name: unimodal.encoder for name, unimodal in self.modalities.items()}
+
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: unimodal(batch[name]) for name, unimodal in self.modalities.items()}
 

@@ -91,9 +91,8 @@ def test_page_loads_fits_and_is_accessible(visit, name, theme):
         page.set_viewport_size(size)
         assert too_wide(page) == []
     assert faults == []
-    assert (
-        barriers(page) == []
-    )  # at last: axe-core fetches style sheets, some of which are not there
+    # At last, for axe-core fetches style sheets, some of which are not there.
+    assert barriers(page) == []
 
 
 def too_wide(page) -> list[str]:
@@ -149,6 +148,14 @@ def test_the_surface_turns(visit):
     surface.scroll_into_view_if_needed()
     page.wait_for_selector(".igm-surface .js-plotly-plot")
     assert page.evaluate("document.querySelector('.igm-surface .js-plotly-plot').data.length") == 1
+    eye = "document.querySelector('.igm-surface .js-plotly-plot')._fullLayout.scene.camera.eye"
+    before, box = page.evaluate(eye), surface.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 120, y + 40, steps=5)
+    page.mouse.up()
+    page.wait_for_function(f"before => {eye}.x !== before.x", arg=before, timeout=10_000)
     assert faults == []
 
 

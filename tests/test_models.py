@@ -210,3 +210,12 @@ def test_impossible_models_are_refused():
         build_model(SHAPES, 7, fusion="concat", shared_head=True)
     with pytest.raises(ValueError, match="write your own"):
         build_model({"video": (3, 8, 24, 24)}, 7)
+
+
+@pytest.mark.parametrize("fusion", ["late", "concat"])
+def test_both_kinds_of_model_have_their_encoders_by_modality(fusion):
+    model = build_model(SHAPES, 10, fusion=fusion)
+    assert list(model.encoders) == list(SHAPES)
+    for name, encoder in model.encoders.items():
+        held = model[name].encoder if fusion == "late" else model.get_submodule(f"encoders.{name}")
+        assert encoder is held

@@ -24,7 +24,7 @@ TAGS = {
     "full-width",
     "margin",
 }
-MACHINE_PATH = re.compile(r"ipykernel_\d+|(?<![\w.])/(home|root|work|Users|content)/|[A-Z]:\\")
+MACHINE_PATH = re.compile(r"ipykernel_\d+|(?<![\w.])/(home|root|work|Users|content|tmp)/|[A-Z]:\\")
 
 
 def images(cell) -> list:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from answers import numbered
 
 from igm.sam import perturbation as library_perturbation
 from igm.teaching import fault
@@ -175,11 +176,7 @@ WRONG_5 = [
     (lambda ws, gs, rho: adaptive(2, 1)(ws, gs, rho)[:1], "each weight"),
 ]
 
-WRONG = [
-    (f"6.{number}", answer, what)
-    for number, wrong in enumerate([WRONG_1, WRONG_2, WRONG_3, WRONG_4, WRONG_5], 1)
-    for answer, what in wrong
-]
+WRONG = numbered(6, WRONG_1, WRONG_2, WRONG_3, WRONG_4, WRONG_5)
 
 
 @pytest.mark.parametrize(("exercise", "answer", "what"), WRONG)

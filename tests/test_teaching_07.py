@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from answers import numbered
 from torch.nn import functional as F
 
 from igm.landscape import loss_surface, random_direction
@@ -260,11 +261,7 @@ WRONG_5 = [
     (lambda w, H: expected(w, H) + 1e-3 * H[0, 11].item(), "different weights"),
 ]
 
-WRONG = [
-    (f"7.{number}", answer, what)
-    for number, wrong in enumerate([WRONG_1, WRONG_2, WRONG_3, WRONG_4, WRONG_5], 1)
-    for answer, what in wrong
-]
+WRONG = numbered(7, WRONG_1, WRONG_2, WRONG_3, WRONG_4, WRONG_5)
 
 
 @pytest.mark.parametrize(("exercise", "answer", "what"), WRONG)

@@ -55,3 +55,14 @@ def test_an_executed_notebook_loses_what_differs_from_run_to_run():
     assert notebook.cells[0].metadata == {"tags": ["hide-input"]}
     assert notebook.cells[0].execution_count == 1
     assert list(notebook.cells[0].outputs[0].data) == ["text/plain"]
+
+
+def test_what_no_page_shows_is_not_stored():
+    hidden = new_code_cell(
+        "control()",
+        outputs=[new_output("display_data", data={"text/plain": "VBox()"})],
+        metadata={"tags": ["remove-output"]},
+    )
+    shown = new_code_cell("1", outputs=[new_output("display_data", data={"text/plain": "1"})])
+    stripped = strip_notebooks.strip(new_notebook(cells=[hidden, shown]))
+    assert [len(cell.outputs) for cell in stripped.cells] == [0, 1]

@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from datetime import date
+from functools import cache
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -127,7 +128,7 @@ def show_measured(app, pagename, templatename, context, doctree):
         link = app.builder.get_relative_uri(pagename, STATUS_PAGE)
         line = (
             f'<p class="igm-measured">When this page was built, its notebook ran in {duration(row["seconds"])} and '
-            f"took {row['megabytes']:,} MB of memory, on {psutil.cpu_count()} cores without a GPU "
+            f"took {row['megabytes']:,} MB of memory, on {machine()} "
             f'(<a href="{link}">all notebooks</a>).</p>'
         )
         context["body"] = body.replace("</h1>", f"</h1>\n{line}", 1)
@@ -161,9 +162,16 @@ def status_table(app, measured: dict) -> str:
     return (
         "<table><thead><tr><th>notebook</th><th>time</th><th>peak memory</th><th>run on</th></tr></thead>"
         f"<tbody>{cells}</tbody></table><p>{len(rows)} notebooks, {total} in all, one after the other, on "
-        f"{psutil.cpu_count()} cores ({escape(platform.machine())}) without a GPU, Python "
-        f"{platform.python_version()}, {packages}.</p>"
+        f"{machine()}, {escape(platform.machine())}, Python {platform.python_version()}, {packages}.</p>"
     )
+
+
+@cache
+def machine() -> str:
+    import torch  # slow to load: only where a page is written
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return f"{psutil.cpu_count()} cores " + (f"and {escape(gpu)}" if gpu else "without a GPU")
 
 
 def duration(seconds: float) -> str:

@@ -17,6 +17,8 @@ def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     )
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if "remove-output" in cell.metadata.get("tags", []) and cell.cell_type == "code":
+            cell.outputs = []  # no page shows it
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET, None)
     return notebook

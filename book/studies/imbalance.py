@@ -36,9 +36,8 @@ def run(condition: str, seed: int) -> dict[str, float]:
             for output, score in trained.results["test"].items():
                 result[f"{name} {output}"] = score["accuracy"]
         for modality in shapes:
-            encoder = model.encoders[modality] if fusion == "concat" else model[modality].encoder
             parts = [(data[s].inputs[modality], data[s].labels) for s in ("train", "test")]
-            result[f"{name} probe {modality}"] = linear_probe(encoder, *parts)
+            result[f"{name} probe {modality}"] = linear_probe(model.encoders[modality], *parts)
     return result
 
 

@@ -7,6 +7,7 @@ from _study import main
 
 import igm
 from igm.datasets import load_splits
+from igm.flat import with_directions
 from igm.imbalance import gradient_cosine, head_gradients
 from igm.methods import IGM, MLA, Alternating
 from igm.seeds import derive_seed
@@ -47,11 +48,9 @@ class RandomDirections(MLA):
     def take_out(self, name, features):
         super().take_out(name, features)
         P = self.projections[name]
-        generator = torch.Generator().manual_seed(
-            derive_seed(self.settings.seed, "directions", len(P))
-        )
-        V = torch.linalg.qr(torch.randn(P.shape, generator=generator, dtype=P.dtype)).Q
-        self.turned[name] = (V * torch.linalg.eigvalsh(P)) @ V.T
+        seed = derive_seed(self.settings.seed, "directions", len(P))
+        generator = torch.Generator().manual_seed(seed)
+        self.turned[name] = with_directions(P, generator=generator)
 
     def modifications(self, j):
         return {name: self.turned[name] for name in super().modifications(j)}

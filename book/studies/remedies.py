@@ -134,10 +134,8 @@ def run(condition: str, seed: int) -> dict[str, float]:
                 scores = igm.evaluate(trained.model, data[split], rule)
                 result[f"{split} fused {rule}"] = scores["fused"]["accuracy"]
     for m in data["train"].modalities:
-        model = trained.model
-        encoder = model.encoders[m] if fusion == "concat" else model[m].encoder
         parts = [(data[s].inputs[m], data[s].labels) for s in ("train", "test")]
-        result[f"probe {m}"] = linear_probe(encoder, *parts)
+        result[f"probe {m}"] = linear_probe(trained.model.encoders[m], *parts)
     for measure, steps in getattr(trained.method, "log", {}).items():
         result[measure] = float(np.mean(steps))
     if name in ("joint", "OGM"):

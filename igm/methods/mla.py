@@ -34,7 +34,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from igm.flat import FeatureCovariance, modify_gradients
+from igm.flat import FeatureCovariance, float64_device, modify_gradients
 from igm.methods.alternating import Alternating
 from igm.methods.base import Batch, Stage
 from igm.sam import SAM
@@ -166,6 +166,4 @@ def _sum_and_count(layer: nn.Linear, z: Tensor) -> Tensor:
 
 
 def _place(layer: nn.Module, tensor: Tensor) -> Tensor:
-    """The tensor in float64 where the layer is, but for Apple's MPS, which lacks it."""
-    device = layer.weight.device
-    return tensor.to("cpu" if device.type == "mps" else device, torch.float64)
+    return tensor.to(float64_device(layer), torch.float64)

@@ -93,10 +93,8 @@ class OGM(Joint):
 
     def modulated(self, name: str) -> list[nn.Parameter]:
         """The parameters of a modality's encoder whose gradients are changed."""
-        model = self.model
-        encoder = model.encoders[name] if isinstance(model, Concatenation) else model[name].encoder
         conv = self.settings.ogm_layers == "conv"
-        return [p for p in encoder.parameters() if p.dim() == 4 or not conv]
+        return [p for p in self.model.encoders[name].parameters() if p.dim() == 4 or not conv]
 
 
 def coefficient(ratio: float, alpha: float) -> float:
