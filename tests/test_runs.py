@@ -271,7 +271,7 @@ def test_a_run_killed_at_random_again_and_again_ends_the_same(whole, data, tmp_p
     while dies_after(draw.randrange(100_000), lambda: go(folder, data, **settings)):
         if folder.is_dir():
             check_that_nothing_is_half_written(folder)
-            epochs.append(len(saved(folder)))
+            epochs.append(reached(folder))
     assert outcome(folder) == outcome(reference), f"seed {seed}, killed in epochs {epochs}"
     assert len(epochs) >= 10, f"seed {seed}"
     assert len(set(epochs)) >= 5, f"seed {seed}"
@@ -300,15 +300,24 @@ def dies_after(calls: int, work: Callable[[], object]) -> bool:
 
 
 def check_that_nothing_is_half_written(folder: Path) -> None:
-    """Every file of a run that stands under its own name is a whole one, and what the checkpoint needs is there."""
-    assert runs.read_record(folder)["status"] == "running"
-    if (folder / "checkpoint.pt").exists():
+    """Every file of a run that stands under its own name is a whole one, and what the next life needs is there."""
+    status = runs.read_record(folder)["status"]
+    assert status in ("running", "complete")
+    if status == "complete":  # killed while it tidied up: the checkpoint may be half gone
+        assert (folder / "model.safetensors").exists()
+    elif (folder / "checkpoint.pt").exists():
         state = runs.load_checkpoint(folder)
         assert (folder / f"best-{state['best_epoch']:04}.safetensors").exists()
     for path in folder.glob("*.safetensors"):
         load_model(network({"train": Shapes}), path)
     if (folder / "metrics.csv").exists():
         assert all(None not in row.values() for row in read_table(folder / "metrics.csv"))
+
+
+def reached(folder: Path) -> int:
+    """The epochs that a killed run need not do again."""
+    record = runs.read_record(folder)
+    return len(record["history"] if record["status"] == "complete" else saved(folder))
 
 
 class Shapes:
@@ -318,15 +327,21 @@ class Shapes:
 def test_nothing_but_the_files_of_a_run_is_left_however_it_was_killed(whole, data, tmp_path):
     folder, deeds = whole()
     last = deeds.index(("replace", "checkpoint.pt", 4)) + 1
+    epochs = []
     for number, deed in enumerate(deeds[:3] + deeds[last:]):
         for before in (True, False):
             again = tmp_path / f"{number}-{before}" / "run"
             lives_until(deed, before, lambda again=again: go(again, data))
+            if again.is_dir():
+                check_that_nothing_is_half_written(again)
+                epochs.append(reached(again))
             go(again, data)
             killed = f"killed {before=} {deed}"
             assert files(again).keys() == files(folder).keys(), killed
             assert files(again)["metrics.csv"] == files(folder)["metrics.csv"], killed
             assert [f.name for f in again.parent.iterdir()] == ["run"], killed
+    assert epochs == sorted(epochs)
+    assert set(epochs) == {0, 4, 5}
 
 
 def test_the_scores_are_the_same_where_the_data_of_all_splits_are_random(whole, data, tmp_path):
