@@ -156,6 +156,10 @@ def test_joint_training_of_a_concatenation(run, sample, tmp_path):
         ("--reading.frame 3", ["unknown reading option 'frame'", "frames, choice"]),
         ("--network.depth 50", ["unknown network option 'depth'", "size"]),
         ("--network.size huge", ["huge", "resnet18, tiny"]),
+        ("--network.seed 3", ["'seed' is no option of --network", "igm train --help"]),
+        ("--network.kind concat", ["'kind' is no option of --network"]),
+        ("--reading.seed 3", ["'seed' is no option of --reading"]),
+        ("--reading.split test", ["'split' is no option of --reading"]),
         ('--noise {"audio":1}', ["noise is for the small data sets"]),
         ('--modalities ["text"]', ["unknown modality 'text'", "audio, video"]),
         ("--samples 1000", ["samples must be from 1 to 66"]),
@@ -172,6 +176,9 @@ def test_the_small_sets_take_options_too(run, tmp_path):
     code, out, _ = run(f'{words} --reading {{"views":["fou","kar"]}} --out {tmp_path}/run')
     assert code == 0 and "kar" in out and "zer" not in out
     mistake(run(f"{words} --reading.view fou --out {tmp_path}/x"), "unknown reading option 'view'")
+    for option in ("network.classes", "network.fusion", "reading.samples"):
+        kind, name = option.split(".")
+        mistake(run(f"{words} --{option} 3"), f"{name!r} is no option of --{kind}")
 
 
 def test_without_data_the_error_says_where_it_may_be(run, monkeypatch):
