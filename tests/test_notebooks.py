@@ -197,3 +197,15 @@ def test_a_notebook_executed_out_of_order_is_found(tmp_path):
 def test_another_first_cell_is_found(tmp_path):
     (fault,) = check_notebook(written(tmp_path, first="import igm"))
     assert "colab_cell.py" in fault
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted({*BOOK.glob("_static/*.svg")} - {BOOK / "_static/icon.svg"}),
+    ids=lambda p: p.stem,
+)
+def test_letters_of_a_drawing_are_legible_on_a_phone(path):
+    drawing = path.read_text()
+    width = float(re.search(r'viewBox="0 0 (\d+)', drawing)[1])
+    sizes = [float(size) for size in re.findall(r'font-size[=:] ?"?([\d.]+)', drawing)]
+    assert min(sizes) / width * 350 >= 9, "pixels, where the drawing is 350 wide"
