@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import numpy as np
 import torch
@@ -173,6 +174,21 @@ def exercise_4(streamed_covariance):
         np.allclose(C, expected, rtol=1e-3, atol=1e-3),
         f"It is off by up to {np.abs(C - expected).max():.2g}. The mean is large beside the spread "
         "here: sums of squares in float32 lose it.",
+    )
+    given, alive = [], []
+
+    def counted():
+        for chunk in chunks:
+            batch = chunk.clone()
+            given.append(weakref.ref(batch))
+            yield batch
+            del batch
+            alive.append(sum(reference() is not None for reference in given))
+
+    streamed_covariance(counted())
+    require(
+        max(alive) <= 2,
+        "It should not keep the batches: only sums, whose size does not grow with their number.",
     )
 
 
