@@ -173,6 +173,7 @@ def hochberg(p, level):
         (hochberg, "survivors should be"),
         (lambda p, level: len(holm(p, level)), "a set"),
         (lambda p, level: set(p) - holm(p, level), "survivors should be"),
+        (lambda p, level: holm(p, 0.05), "level that it is given"),
     ],
 )
 def test_15_4_finds(answer, told):

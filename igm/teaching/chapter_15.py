@@ -138,6 +138,11 @@ def exercise_4(survivors):
         "That is Bonferroni's rule. Holm's gets easier step by step: after one passes, the next smallest must pass "
         "level / (m - 1), and so on.",
     )
+    require(
+        all(survivors(dict(p), 0.2) == _closed(p, 0.2) for p in cases)
+        or found != [_closed(p, 0.05) for p in cases],
+        "It should use the level that it is given: at 0.2 more may survive than at 0.05.",
+    )
     for p, names in zip(cases, found):
         expected = _closed(p, 0.05)
         require(
