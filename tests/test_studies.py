@@ -52,11 +52,12 @@ def test_a_record_is_complete(study):
 
 @pytest.mark.study
 def test_a_recorded_run_can_be_repeated(study):
-    """Within 0.03 for an accuracy or another share (10 % beyond 1), or within the spread over the recorded seeds.
+    """It gives the recorded number, or one that another seed might have given.
 
-    On average, that is; three times as much for a single number. Another processor rounds differently, and where
-    training is chaotic that is like another seed some epochs later: the same code gave 0.76 on one machine where it had
-    given 0.81 on another. A change that moves a study by less than its seeds do is not seen here.
+    Another processor rounds differently, and where training is chaotic that is like another seed some epochs later: the
+    same code gave 0.76 on one machine where it had given 0.81 on another. So a number counts as repeated near the
+    recorded one or near the mean over the seeds, in units of the spread over the seeds (at least 0.03 for an accuracy or
+    another share, 10 % beyond 1). A change that moves a study by less than its seeds do is not seen here.
     """
     module, record = study
     condition, seed = getattr(module, "RERUN", (module.CONDITIONS[0], module.SEEDS[0]))
@@ -64,7 +65,6 @@ def test_a_recorded_run_can_be_repeated(study):
         measure: values[record["seeds"].index(seed)]
         for measure, values in record["results"][condition].items()
     }
-    spreads = {m: np.std(x, ddof=1) for m, x in record["results"][condition].items()}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -72,9 +72,10 @@ def test_a_recorded_run_can_be_repeated(study):
     finally:
         torch.set_num_threads(threads)
     assert repeated.keys() == recorded.keys()
-    distances = []  # in units of what is allowed on average
-    for measure, value in recorded.items():
-        tolerance = max(spreads[measure], 0.03 if abs(value) <= 1 else 0.1 * abs(value))
-        assert repeated[measure] == pytest.approx(value, abs=3 * tolerance), measure
-        distances.append(abs(repeated[measure] - value) / tolerance)
-    assert sum(distances) / len(distances) <= 1
+    distances = {}
+    for measure, values in record["results"][condition].items():
+        own, mean = recorded[measure], np.mean(values)
+        unit = max(np.std(values, ddof=1), 0.03 if abs(own) <= 1 else 0.1 * abs(own))
+        distances[measure] = min(abs(repeated[measure] - own), abs(repeated[measure] - mean)) / unit
+    assert max(distances.values()) <= 4, distances
+    assert sum(distances.values()) / len(distances) <= 2, distances
