@@ -253,6 +253,7 @@ def test_3_4_right():
 
     assert fault("3.4", by_library) is None
     assert fault("3.4", agm) is None
+    assert fault("3.4", lambda h, a, v: list(agm(h, a, v))) is None
 
 
 # ---------------------------------------------------------------- 3.5

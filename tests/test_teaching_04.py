@@ -48,7 +48,7 @@ def one_more(w, v, lr, momentum, weight_decay, steps):
         (lambda *a: drift(*a, late=True), "factor 1 - lr * weight_decay"),
         (lambda *a: drift(*a[:3], 0.0, *a[4:]), "lr * momentum^t * v"),
         (lambda *a: drift(*a, apart=True), "through the momentum"),
-        (in_place, "factor 1"),
+        (in_place, "leave w and v"),
     ],
 )
 def test_4_1_wrong(answer, named):

@@ -24,15 +24,19 @@ def close(a: object, b: object, rtol: float = 1e-6) -> bool:
 def exercise_1(answer):
     w, v = draw(5), draw(5, seed=1)
     before = w.clone(), v.clone()
+
+    def answered(w, v, *settings):
+        return answer(w.clone(), v.clone(), *settings)
+
     require(
-        close(answer(w, v, 0.1, 0.9, 0.01, 0), w), "After no step at all the weight should be w."
+        close(answered(w, v, 0.1, 0.9, 0.01, 0), w), "After no step at all the weight should be w."
     )
-    decayed = answer(w, torch.zeros(5).double(), 0.1, 0.0, 0.02, 3)
+    decayed = answered(w, 0 * v, 0.1, 0.0, 0.02, 3)
     require(
         close(decayed, w * (1 - 0.1 * 0.02) ** 3),
         "Without momentum, every step should shrink the weight by the factor 1 - lr * weight_decay.",
     )
-    rolled = answer(w, v, 0.1, 0.5, 0.0, 3)
+    rolled = answered(w, v, 0.1, 0.5, 0.0, 3)
     require(
         close(rolled, w - 0.1 * v * (0.5 + 0.25 + 0.125)),
         "Without weight decay, step t should move the weight by -lr * momentum^t * v: the old buffer is first multiplied by "
@@ -45,10 +49,11 @@ def exercise_1(answer):
         p.grad = torch.zeros_like(p)
         sgd.step()
     require(
-        close(answer(w, v, 0.1, 0.9, 0.3, 4), p),
+        close(answered(w, v, 0.1, 0.9, 0.3, 4), p),
         "With both, it should be what torch.optim.SGD does: weight decay is added to the gradient, so it goes through the "
         "momentum, too.",
     )
+    answer(w, v, 0.1, 0.9, 0.3, 4)
     require(
         torch.equal(w, before[0]) and torch.equal(v, before[1]),
         "It should return a new weight and leave w and v as they are.",
