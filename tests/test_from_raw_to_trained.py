@@ -25,13 +25,14 @@ SMALL = {  # networks, inputs and schedules that fit two cores
     "sarcasm": f"{TEXT_IMAGE} --epochs 4 --batch_size 8",
     "nvgesture": "--network.size tiny --reading.frames 8 --reading.size 32 --epochs 20 --batch_size 4",
 }
-# The modality that tells more in the synthetic set, and a test accuracy that guessing hardly reaches.
+# The modality that tells more in the synthetic set, and a mean average precision on test that no untrained network came
+# near. (The accuracy after the last step jumps: some test sets have 8 samples, and processors round differently.)
 STRONG = {
-    "cremad": ("video", 0.4),
-    "kinetics_sounds": ("audio", 0.4),
-    "twitter2015": ("text", 0.55),
-    "sarcasm": ("text", 0.7),
-    "nvgesture": ("depth", 0.4),
+    "cremad": ("video", 0.6),
+    "kinetics_sounds": ("audio", 0.7),
+    "twitter2015": ("text", 0.7),
+    "sarcasm": ("text", 0.75),
+    "nvgesture": ("depth", 0.65),
 }
 
 
@@ -52,7 +53,7 @@ def igm(words, cwd):
 def test_from_raw_to_trained(tmp_path, name):
     folder = LAYOUTS[name].folder
     small = SMALL[name].format(out="sample")
-    (strong, chance), table = STRONG[name], {}
+    (strong, least), table = STRONG[name], {}
     for words in (
         f"sample {name} sample",
         f"prepare {name} sample/raw again/{folder}",
@@ -70,7 +71,7 @@ def test_from_raw_to_trained(tmp_path, name):
     assert table["train"] == table["evaluate"] and len(table["train"]) >= 6
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "complete" and record["data"] == name
-    assert record["results"]["test"][strong]["accuracy"] > chance
+    assert record["results"]["test"][strong]["map"] > least
     assert sum(f.stat().st_size for f in (tmp_path / "sample").rglob("*") if f.is_file()) < 3e6
 
 
