@@ -1,0 +1,74 @@
+"""Does T do more than make steps smaller? What the first modality keeps and the second learns: for T over tau, for a
+control whose gradients are as short as T makes them but keep their own direction, and for smaller learning rates in the
+second stage, without T and with it."""
+
+import copy
+
+from _study import main
+from shared_more import SETTINGS as MORE
+from shared_more import after_first, build
+
+import igm
+from igm.datasets import load_splits
+from igm.flat import modified
+from igm.methods import IGM
+
+SETTINGS = MORE
+CASES = {  # data, and the orders of training
+    "digits, noise 2": ["audio image", "image audio"],
+    "mfeat": ["kar fou", "zer fac", "fac zer"],  # those of shared_more in which much is forgotten
+    "digits, one network": ["audio image", "image audio"],
+}
+CONDITIONS = [f"{case}: {order}" for case, orders in CASES.items() for order in orders]
+SEEDS = range(10)
+RERUN = ("digits, noise 2: audio image", 0)
+
+
+class ShortSteps(IGM):
+    """Each layer's gradient g becomes g |Tg| / |g|: the length of T's, without its directions."""
+
+    def gradient(self, stage, batch, optimizer):
+        loss = super(IGM, self).gradient(stage, batch, optimizer)  # without T
+        (j,) = stage.modalities
+        for name, T in self.modifications(j).items():
+            g = self.layers[j][name].weight.grad
+            if g.any():
+                g.mul_(modified(name, g, T).norm() / g.norm())
+        return loss
+
+
+# name -> method, its settings, and the learning rate as a multiple of the first stage's
+NO_GM, RATES = {"gm": []}, [0.3, 0.1, 0.03]
+SECOND_STAGES = {"no GM": (IGM, NO_GM, 1), "short steps, tau 20": (ShortSteps, {"tau": 20.0}, 1)}
+SECOND_STAGES |= {f"no GM, rate x {rate}": (IGM, NO_GM, rate) for rate in RATES}
+SECOND_STAGES |= {f"T, tau {tau:g}": (IGM, {"tau": tau}, 1) for tau in (5.0, 20.0, 100.0)}
+SECOND_STAGES |= {f"T, tau 20, rate x {rate}": (IGM, {"tau": 20.0}, rate) for rate in RATES}
+
+
+def run(condition: str, seed: int) -> dict[str, float]:
+    case, order = condition.split(": ")
+    first, second = order = order.split()
+    name = case.split(",")[0]
+    setting = dict(SETTINGS[name])
+    common = SETTINGS["train"] | {"epochs": setting.pop("epochs")}
+    common |= {"seed": seed, "device": "cpu", "progress": False, "rho": 0.0}
+    lr = setting.pop("lr")
+    if name == "mfeat":
+        setting["views"] = order
+    data = load_splits(name, seed=seed, **setting)
+    learned = build(condition, data["train"], order, seed)
+    stage = igm.train(learned, data, "unimodal", modalities=[first], lr=lr, **common)
+    result = {f"first stage, test {first}": stage.results["test"][first]["accuracy"]}
+    scope = {"scope": "encoder"} if "one network" in case else {}
+    for name, (method, T, rate) in SECOND_STAGES.items():
+        method = after_first(method, data["train"], common["batch_size"])
+        T = SETTINGS["matrix"] | scope | T
+        model = copy.deepcopy(learned)
+        trained = igm.train(model, data, method, modalities=order, lr=lr * rate, **common, **T)
+        for output, scores in trained.results["test"].items():
+            result[f"{name}, test {output}"] = scores["accuracy"]
+    return result
+
+
+if __name__ == "__main__":
+    main(globals())
