@@ -209,10 +209,10 @@ DATA_OPTIONS = {  # what run.json says of data and model, with its defaults
     "network": None,
     "shared_head": False,
 }
-DECIDED = (  # what the functions behind --network and --reading get from elsewhere
+DECIDED = {  # what the functions behind --network and --reading get from elsewhere
     *("name", "root", "split", "samples", "cache"),
     *("classes", "shapes", "modalities", "kind", "fusion", "shared_head", "seed"),
-)
+}
 SINCE_0_2 = ("reading", "cache", "network")  # a run without them did what their defaults do
 
 
@@ -306,12 +306,11 @@ def _model_and_data(
     name, network = notes["data"], dict(notes["network"] or {})
     options = dict(notes["reading"] or {})
     for flag, given in {"network": network, "reading": options}.items():
-        for option in given:
-            if option in DECIDED:
-                raise ValueError(
-                    f"{option!r} is no option of --{flag}: the data or another option of the command "
-                    "decides it, see igm train --help"
-                )
+        if decided := sorted(DECIDED & given.keys()):
+            raise ValueError(
+                f"{decided[0]!r} is no option of --{flag}: the data or another option of the command "
+                "decides it, see igm train --help"
+            )
     if name in LAYOUTS:
         if notes["noise"]:
             raise ValueError(f"noise is for the small data sets, not for {name}: leave it out")

@@ -74,9 +74,10 @@ def build(condition: str, data, order: list[str], seed: int) -> LateFusion:
     return LateFusion({name: Unimodal(encoder, head) for name in order})
 
 
-def run(condition: str, seed: int) -> dict[str, float]:
+def first_stage(condition: str, seed: int) -> tuple[list[str], dict, dict, igm.Run]:
+    """The order, the data, settings for the second stage, and the run of the first modality, whose network has learned."""
     case, order = condition.split(": ")
-    first, second = order = order.split()
+    order = order.split()
     name = case.split(",")[0]
     setting = dict(SETTINGS[name])
     common = SETTINGS["train"] | {"epochs": setting.pop("epochs"), "lr": setting.pop("lr")}
@@ -87,12 +88,18 @@ def run(condition: str, seed: int) -> dict[str, float]:
         setting["views"] = order
     data = load_splits(name, seed=seed, **setting)
     learned = build(condition, data["train"], order, seed)
-    stage = igm.train(learned, data, "unimodal", modalities=[first], **common)
+    stage = igm.train(learned, data, "unimodal", modalities=order[:1], **common)
+    return order, data, common, stage
+
+
+def run(condition: str, seed: int) -> dict[str, float]:
+    order, data, common, stage = first_stage(condition, seed)
+    first = order[0]
     result = {f"first stage, test {first}": stage.results["test"][first]["accuracy"]}
     for name, T in matrices(condition).items():
         method = RandomDirections if "random" in name else IGM
         method = after_first(method, data["train"], common["batch_size"])
-        model = copy.deepcopy(learned)
+        model = copy.deepcopy(stage.model)
         T = SETTINGS["matrix"] | T
         trained = igm.train(model, data, method, modalities=order, **common, **T)
         for output, scores in trained.results["test"].items():

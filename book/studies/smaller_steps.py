@@ -6,10 +6,9 @@ import copy
 
 from _study import main
 from shared_more import SETTINGS as MORE
-from shared_more import after_first, build
+from shared_more import after_first, first_stage
 
 import igm
-from igm.datasets import load_splits
 from igm.flat import modified
 from igm.methods import IGM
 
@@ -46,25 +45,16 @@ SECOND_STAGES |= {f"T, tau 20, rate x {rate}": (IGM, {"tau": 20.0}, rate) for ra
 
 
 def run(condition: str, seed: int) -> dict[str, float]:
-    case, order = condition.split(": ")
-    first, second = order = order.split()
-    name = case.split(",")[0]
-    setting = dict(SETTINGS[name])
-    common = SETTINGS["train"] | {"epochs": setting.pop("epochs")}
-    common |= {"seed": seed, "device": "cpu", "progress": False, "rho": 0.0}
-    lr = setting.pop("lr")
-    if name == "mfeat":
-        setting["views"] = order
-    data = load_splits(name, seed=seed, **setting)
-    learned = build(condition, data["train"], order, seed)
-    stage = igm.train(learned, data, "unimodal", modalities=[first], lr=lr, **common)
+    order, data, common, stage = first_stage(condition, seed)
+    first = order[0]
     result = {f"first stage, test {first}": stage.results["test"][first]["accuracy"]}
-    scope = {"scope": "encoder"} if "one network" in case else {}
+    scope = {"scope": "encoder"} if "one network" in condition else {}
     for name, (method, T, rate) in SECOND_STAGES.items():
         method = after_first(method, data["train"], common["batch_size"])
         T = SETTINGS["matrix"] | scope | T
-        model = copy.deepcopy(learned)
-        trained = igm.train(model, data, method, modalities=order, lr=lr * rate, **common, **T)
+        model = copy.deepcopy(stage.model)
+        settings = common | T | {"lr": common["lr"] * rate}
+        trained = igm.train(model, data, method, modalities=order, **settings)
         for output, scores in trained.results["test"].items():
             result[f"{name}, test {output}"] = scores["accuracy"]
     return result
