@@ -1,7 +1,36 @@
-"""IGM: interactive multimodal learning via flat gradient modification, and the tools to look at it."""
+"""IGM: interactive multimodal learning via flat gradient modification.
 
-from igm.datasets import load_dataset
+The core, in the order in which it reads; a module imports only from those above it:
+
+    flat.py        Eqs. 2-5: moments of features, the matrix T, applying it to gradients
+    sam.py         Eqs. 6-8: sharpness-aware minimisation as an optimiser
+    optimizer.py   Eq. 9: the optimiser IGM, which joins the two
+    seeds.py       random numbers that depend on what they are for
+    models.py      encoder + head = Unimodal; LateFusion and Concatenation of several; fusion of predictions
+    loading.py     batches of a data set
+    metrics.py     predictions, their scores, a linear probe, intervals
+    settings.py    what can be set for every method
+    devices.py     one CPU or GPU, or several processes
+    methods/       a file a method: unimodal, joint, alternating, and igm (interactive.py, Algorithm 1)
+    runs.py        the files of a run
+    train.py       training: an epoch, a step, the end of a stage, a checkpoint
+
+Its neighbours import the core and are never imported by it:
+
+    rivals/        the competitors: OGM-GE, MLA
+    analysis/      loss landscapes, imbalance, controls, comparison of runs
+    datasets/      reading, preparing, checking and sampling data, a file a data set
+    encoders/      the networks of the paper's data sets
+    cli/           the command line, a file a command
+
+``igm.load_dataset`` opens the room ``datasets`` when it is first asked for. What only the book needs is the package
+``igm_book``.
+"""
+
+from importlib import import_module
+
 from igm.flat import FeatureCovariance, modification_matrix, modify_gradients
+from igm.metrics import evaluate
 from igm.models import (
     Concatenation,
     LateFusion,
@@ -11,12 +40,14 @@ from igm.models import (
     paper_head,
     small_encoder,
 )
+from igm.optimizer import IGM
 from igm.sam import SAM
 from igm.settings import Settings
-from igm.train import Run, evaluate, train
+from igm.train import Run, train
 
 __version__ = "0.1.0"
 __all__ = [
+    "IGM",
     "SAM",
     "Concatenation",
     "FeatureCovariance",
@@ -34,3 +65,9 @@ __all__ = [
     "small_encoder",
     "train",
 ]
+
+
+def __getattr__(name: str):
+    if name == "load_dataset":
+        return import_module("igm.datasets").load_dataset
+    raise AttributeError(f"module 'igm' has no attribute {name!r}")

@@ -1,19 +1,23 @@
-"""Batches: in which order the samples come, and which of them each process takes."""
+"""Batches: in which order the samples come, and which of them each process takes.
+
+Any map-style data set will do whose samples are dicts with an entry a modality, "label" and "index". Three methods are
+used where a data set has them: ``fetch(positions)`` gives a whole batch at once; ``view(modalities, draw)`` gives the
+data set for one pass, which then need not read the other modalities; inside ``forking()`` its workers are started.
+"""
 
 from __future__ import annotations
 
-import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 
-from igm.datasets.media import one_thread
-from igm.datasets.memory import MemorySet
-from igm.datasets.reading import MediaSet
+from igm.seeds import derive_seed
 
 
 def batches(
@@ -30,10 +34,13 @@ def batches(
     Args:
         part: (r, P) for every P-th batch from the r-th on: what process r of P takes.
         workers: processes that read files beside this one; what they read does not depend on their number.
-        modalities: those that are needed, by default all; a set of media files does not read the others.
+        modalities: those that are needed, by default all.
+
+    Yields:
+        modality -> (n, ...), "label" -> (n,), "index" -> (n,), on the device.
     """
     rank, processes = part
-    mine = [[rows] for rows in _steps(len(dataset), batch_size)[rank::processes]]
+    mine = [[rows] for rows in _cut(len(dataset), batch_size)[rank::processes]]
     for (batch,) in _load(dataset, mine, seed, device, workers, modalities):
         yield batch
 
@@ -60,50 +67,55 @@ def steps(
         the size of the whole batch, and those of this process's shards of it that are not empty.
     """
     rank, processes = part
-    whole = _steps(len(dataset), batch_size)
-    if drop_last and len(whole) > 1 and _size(whole[-1]) < batch_size:
+    whole = _cut(len(dataset), batch_size)
+    if drop_last and len(whole) > 1 and len(whole[-1]) < batch_size:
         whole.pop()
     plan = []
     for rows in whole:
-        cuts = [
-            rows.start + _size(rows) * i // (processes * shards)
-            for i in range(processes * shards + 1)
-        ]
-        mine = [slice(*cuts[i : i + 2]) for i in range(rank * shards, (rank + 1) * shards)]
-        plan.append([shard for shard in mine if _size(shard)])
-    yield from zip(map(_size, whole), _load(dataset, plan, seed, device, workers, modalities))
+        n, pieces = len(rows), processes * shards
+        cuts = [n * i // pieces for i in range(pieces + 1)]
+        mine = [rows[cuts[i] : cuts[i + 1]] for i in range(rank * shards, (rank + 1) * shards)]
+        plan.append([shard for shard in mine if shard])
+    yield from zip(map(len, whole), _load(dataset, plan, seed, device, workers, modalities))
+
+
+def held_out(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
+    """Which samples to keep back for validation: (n,) of bool, about ``share`` of each class.
+
+    At least one of every class that has two or more.
+    """
+    labels = np.asarray(labels)
+    kept = np.zeros(len(labels), bool)
+    rng = np.random.default_rng(derive_seed(seed, "hold out"))
+    for label, n in sorted(Counter(labels.tolist()).items()):
+        if n > 1:
+            rows = rng.permutation(np.flatnonzero(labels == label))
+            kept[rows[: max(1, round(share * n))]] = True
+    return kept
 
 
 def hold_out(dataset: Dataset, share: float = 0.1, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Splits a training set into train and valid, stratified by class; valid is not augmented."""
-    from sklearn.model_selection import train_test_split  # slow to load
-
-    if (known := getattr(dataset, "labels", None)) is not None:
-        labels = [int(label) for label in known]
-    else:
+    if (labels := getattr(dataset, "labels", None)) is None:
         labels = [int(dataset[i]["label"]) for i in range(len(dataset))]
-    train_rows, valid_rows = train_test_split(
-        range(len(dataset)), test_size=share, stratify=labels, random_state=seed
-    )
-    if isinstance(dataset, MediaSet):
-        valid = dataset.evaluating().subset(sorted(valid_rows))
-        return dataset.subset(sorted(train_rows)), valid
-    part = MemorySet.subset if isinstance(dataset, MemorySet) else Subset
-    return part(dataset, sorted(train_rows)), part(dataset, sorted(valid_rows))
+    kept = held_out(labels, share, seed)
+    plain = dataset.evaluating() if hasattr(dataset, "evaluating") else dataset
+    return _subset(dataset, np.flatnonzero(~kept)), _subset(plain, np.flatnonzero(kept))
 
 
-def _steps(n: int, batch_size: int) -> list[slice]:
+def _subset(dataset: Dataset, rows: np.ndarray) -> Dataset:
+    subset = getattr(dataset, "subset", None)
+    return subset(rows.tolist()) if subset else Subset(dataset, rows.tolist())
+
+
+def _cut(n: int, batch_size: int) -> list[range]:
     """The places in the order that belong to each batch."""
-    return [slice(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
-
-
-def _size(rows: slice) -> int:
-    return rows.stop - rows.start
+    return [range(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
 
 
 def _load(
     dataset: Dataset,
-    plan: list[list[slice]],
+    plan: list[list[range]],
     seed: int | None,
     device: torch.device | str,
     workers: int,
@@ -112,23 +124,22 @@ def _load(
     """For each entry of the plan its batches, in an order of the samples drawn from ``seed``."""
     generator = torch.Generator().manual_seed(seed or 0)  # its own: the global one stays as it is
     samples, collate = dataset, default_collate
-    if isinstance(dataset, MemorySet):
+    if hasattr(dataset, "fetch"):
         samples, collate, workers = range(len(dataset)), dataset.fetch, 0
-    elif isinstance(dataset, MediaSet):
+    elif hasattr(dataset, "view"):
         samples = dataset.view(modalities, draw=seed or 0)
-    places = _Places(
-        len(dataset), [s for entry in plan for s in entry], generator, seed is not None
-    )
+    order = _Order(len(dataset), [s for entry in plan for s in entry], generator, seed is not None)
     loader = DataLoader(
         samples,
-        batch_sampler=places,
+        batch_sampler=order,
         generator=generator,
         collate_fn=collate,
         num_workers=workers,
         pin_memory=torch.device(device).type == "cuda",
     )
-    with one_thread() if workers and "cv2" in sys.modules else nullcontext():
-        stream = iter(loader)  # which forks the workers
+    forking = getattr(samples, "forking", nullcontext) if workers else nullcontext
+    with forking():
+        stream = iter(loader)
     try:
         for entry in plan:
             with _plain_errors(workers):
@@ -158,17 +169,16 @@ def _plain_errors(workers: int) -> Iterator[None]:
         raise
 
 
-class _Places(Sampler):
+class _Order(Sampler):
     """The samples at the given places of an order that is drawn when the first is asked for."""
 
-    def __init__(self, n: int, places: list[slice], generator: torch.Generator, shuffle: bool):
+    def __init__(self, n: int, places: list[range], generator: torch.Generator, shuffle: bool):
         self.n, self.places, self.generator, self.shuffle = n, places, generator, shuffle
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = (
-            torch.randperm(self.n, generator=self.generator)
-            if self.shuffle
-            else torch.arange(self.n)
-        )
+        if self.shuffle:
+            order = torch.randperm(self.n, generator=self.generator)
+        else:
+            order = torch.arange(self.n)
         for rows in self.places:
-            yield order[rows].tolist()
+            yield order[rows.start : rows.stop].tolist()

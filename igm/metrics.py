@@ -1,14 +1,73 @@
-"""Scores of predictions, a linear probe of what an encoder knows, and intervals over seeds."""
+"""What a model predicts for a whole data set, the scores of that, a linear probe, and intervals over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from igm.loading import batches
+from igm.models import fuse
 
 # torchmetrics, scikit-learn and SciPy take seconds to load, so they are imported where they are used.
+
+
+@torch.no_grad()
+def predictions(
+    predict: nn.Module | Callable[[dict], dict[str, Tensor]],
+    dataset: Dataset,
+    fusion: str = "mean",
+    device: torch.device | str = "cpu",
+    part: tuple[int, int] = (0, 1),
+    gather: Callable[[list], list] = list,
+    batch_size: int = 256,
+    workers: int = 0,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What each modality predicts for a whole data set, and what they predict together.
+
+    Args:
+        predict: batch -> {name: logits (n, c)}: a model, which is put in evaluation mode, or any such function.
+        fusion: see ``igm.fuse``.
+        part, gather: for several processes, see ``igm.loading.batches`` and ``igm.devices.Devices.gather``.
+        batch_size: samples at once; the predictions do not depend on it, but for rounding.
+        workers: processes that read the data beside this one.
+
+    Returns:
+        {name: probabilities (n, c)} with the further entry "fused" (a network with one output has only that), and
+        the labels (n,).
+    """
+    if isinstance(predict, nn.Module):
+        predict.eval()
+    rank, processes = part
+    found = []  # number of the batch, logits, labels
+    for i, batch in enumerate(batches(dataset, batch_size, None, device, part, workers)):
+        logits = {name: z.cpu() for name, z in predict(batch).items()}
+        found.append((i * processes + rank, logits, batch["label"].cpu()))
+    found = sorted(gather(found), key=lambda entry: entry[0])
+    logits = {name: torch.cat([entry[1][name] for entry in found]) for name in found[0][1]}
+    labels = torch.cat([entry[2] for entry in found])
+    probabilities = {name: z.softmax(-1) for name, z in logits.items()}
+    return probabilities | {"fused": fuse(logits, fusion)}, labels
+
+
+def evaluate(
+    predict: nn.Module | Callable[[dict], dict[str, Tensor]],
+    dataset: Dataset,
+    fusion: str = "mean",
+    device: torch.device | str = "cpu",
+    part: tuple[int, int] = (0, 1),
+    gather: Callable[[list], list] = list,
+    batch_size: int = 256,
+    workers: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Accuracy, macro-F1 and mAP of the ``predictions``: ``{"image": {"accuracy": ...}, ..., "fused": {...}}``."""
+    probabilities, labels = predictions(
+        predict, dataset, fusion, device, part, gather, batch_size, workers
+    )
+    return {name: scores(p, labels) for name, p in probabilities.items()}
 
 
 def scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:

@@ -101,6 +101,11 @@ class Concatenation(nn.Module):
         return {"fused": self.head(torch.cat(features, dim=1))}
 
 
+def held_modalities(model: nn.Module) -> list[str]:
+    """The names of the modalities that a LateFusion or a Concatenation has networks for."""
+    return list(getattr(model, "modalities", None) or getattr(model, "encoders", {}))
+
+
 def fuse(logits: Mapping[str, Tensor], weighting: str = "mean") -> Tensor:
     """Late fusion p = f(p^(1), ..., p^(m)): one prediction from the logits of the modalities.
 

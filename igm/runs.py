@@ -20,7 +20,7 @@ import platform
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -30,11 +30,62 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file
 from torch import nn
-
-from igm.files import sync, write, write_json
+from tqdm.auto import tqdm
 
 RECORD, METRICS, WEIGHTS = "run.json", "metrics.csv", "model.safetensors"
 CHECKPOINT = "checkpoint.pt"
+# What of a record a run found out, and where. The rest says how it was made: settings, sizes, and notes on the data.
+FINDINGS = ("status", "best_epoch", "why", "results", "history")
+FINDINGS += ("wall_seconds", "device", "versions", "commit")
+
+
+# ---------------------------------------------------------------- any file
+
+
+def write(path: Path, save: Callable[[str], object]) -> None:
+    """Writes a file by ``save(name)`` so that its name always stands for a whole file, the old one or the new one.
+
+    Raises:
+        OSError: it could not be written, e.g. as the disk is full; the old file is still there.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        save(str(partial))
+        sync(partial)
+        os.replace(partial, path)
+        sync(path.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OSError(
+            f"cannot write {path}: {reason}. Make room or give another folder; what was written before "
+            "is still good"
+        ) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    write(path, lambda name: Path(name).write_bytes(content))
+
+
+def write_json(path: Path, content: Mapping | list) -> None:
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def sync(path: Path | str) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def progress_bar(shown: bool = True, **options) -> tqdm:
+    """A bar of tqdm. With ``shown`` it is up to tqdm, which is silent where TQDM_DISABLE is set."""
+    return tqdm(**options) if shown else tqdm(**options, disable=True)
+
+
+# ---------------------------------------------------------------- a run
 
 
 def new_folder(folder: str | Path, record: Mapping) -> Path:
@@ -89,12 +140,30 @@ def read_record(folder: str | Path) -> dict:
         raise FileNotFoundError(f"{path} is not there: give the folder of a run of igm train")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        record["settings"]["seed"], record["settings"]["method"]
+        record["settings"]["seed"], record["settings"]["method"], record["status"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: it is not the record of a run") from error
-    return {
-        "status": "complete"
-    } | record  # version 0.1.0 wrote it at the end only, without a status
+    return record
+
+
+def check_same(folder: Path, record: Mapping, now: Mapping, but: Sequence[str]) -> None:
+    """Raises ValueError where a run was begun in another way than ``now``, which is its record as it would begin.
+
+    Args:
+        but: settings that may differ.
+    """
+    now = json.loads(json.dumps(now))  # as it comes back from a file: a tuple is a list
+    for part in ("settings", "sizes", None):
+        given, begun = (
+            r[part] if part else {k: v for k, v in r.items() if k not in (*FINDINGS, "settings")}
+            for r in (now, record)
+        )
+        for name in given | begun:
+            if name not in but and given.get(name) != begun.get(name):
+                raise ValueError(
+                    f"{folder} was begun with {name} {begun.get(name)}, not {given.get(name)}: "
+                    "give the same, or begin another run"
+                )
 
 
 def save_checkpoint(folder: Path, state: Mapping) -> None:
@@ -112,9 +181,8 @@ def load_checkpoint(folder: Path) -> dict | None:
         return None
     with open(path, "rb") as file:  # what fails here is not the file's fault
         try:
-            if (
-                zipfile.ZipFile(file).testzip() is not None
-            ):  # torch.load does not look at the checksums
+            # torch.load does not look at the checksums.
+            if zipfile.ZipFile(file).testzip() is not None:
                 raise ValueError("a checksum is wrong")
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)

@@ -1,6 +1,6 @@
 """What the tests of the exercises' checks share: wrong answers, and what they should be told."""
 
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 
 def faulty(exercise, answer, named):

@@ -63,6 +63,7 @@ from unittest import mock
 import librosa
 import numpy as np
 import torch
+from igm.loop import step_gradient
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -71,14 +72,13 @@ from torchvision import transforms
 from torchvision.models import resnet18
 
 from igm import LateFusion, Settings, Unimodal, build_model, load_dataset, paper_head, train
+from igm.analysis.landscape import loss_surface, random_direction
 from igm.datasets import LAYOUTS, synthetic
 from igm.datasets.cache import Cache
 from igm.datasets.reading import Item, MediaSet, Pictures, Spectrogram
 from igm.devices import Devices
 from igm.encoders.build import build_network
-from igm.landscape import loss_surface, random_direction
 from igm.loading import batches
-from igm.loop import step_gradient
 from igm.methods import Method, Stage, find_method
 from igm.sam import SAM
 

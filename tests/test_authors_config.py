@@ -11,8 +11,8 @@ from torch.optim.lr_scheduler import MultiStepLR, StepLR
 
 import igm.encoders
 from igm import Settings
-from igm.__main__ import main
-from igm.authors_config import DATA_SETS, is_authors, translate
+from igm.cli import main
+from igm.cli.authors_config import DATA_SETS, is_authors, translate
 from igm.datasets import LAYOUTS
 
 # What the authors' five files say, where they differ.

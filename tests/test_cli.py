@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from igm import build_model, load_dataset, train
-from igm.__main__ import main
+from igm.cli import main
 
 TINY = {
     "data": "mfeat",
@@ -489,7 +489,7 @@ def test_the_landscape_of_a_run(igm, tmp_path):
 
 
 def test_the_fused_landscape_is_of_the_fusion_by_which_the_run_is_scored(igm, tmp_path):
-    from igm.__main__ import _finished
+    from igm.cli import _finished
     from igm.models import fuse
 
     assert igm(*arguments(out="run", fusion="entropy"))[0] == 0

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import igm
-from igm.compare import FINDINGS, UNREAD, compare, comparison_table, plot_comparison
+from igm.analysis.compare import FINDINGS, UNREAD, compare, comparison_table, plot_comparison
 
 SETTINGS = {"method": "igm", "modalities": ["image", "audio"], "tau": 0.4, "rho": 0.02, "lr": 0.02}
 NOTES = {"data": "digits", "data_root": None, "samples": 400, "noise": None, "data_seed": 0}
@@ -370,7 +370,7 @@ def test_the_figure_is_a_png_or_an_svg(two_groups, tmp_path):
 
 def test_the_figure_draws_the_scores_and_the_differences(two_groups, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("igm.plots.plot_seeds", lambda results, label, ax: drawn.append((results, label)))  # fmt: skip
+    monkeypatch.setattr("igm_book.plots.plot_seeds", lambda results, label, ax: drawn.append((results, label)))  # fmt: skip
     plot_comparison(two_groups, tmp_path / "a.png")
     (scores, left), (differences, right) = drawn
     assert scores["igm"] == pytest.approx([100 * x for x in IGM.values()])

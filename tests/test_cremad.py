@@ -26,7 +26,8 @@ from igm.datasets.cremad import CLASSES, CREMAD, NAME, sample
 from igm.datasets.layout import check, check_report, make_sample
 from igm.datasets.media import Unreadable
 from igm.datasets.preparing import Preparation, Task, report_text
-from igm.datasets.tables import Faults, hold_out, plain_name, read_table, read_text
+from igm.datasets.tables import Faults, plain_name, read_table, read_text
+from igm.loading import held_out
 
 STEM = "1003_DFA_SAD_XX"
 
@@ -274,7 +275,7 @@ def test_a_full_disk_is_one_error_and_what_was_made_stays(made, tmp_path):
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000));"
-        "from igm.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        "from igm.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     words = ["prepare", "cremad", str(made / "raw"), str(tmp_path / "out"), "--workers", "1"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
@@ -662,7 +663,7 @@ def test_text_that_is_missing(tmp_path):
 
 def test_holding_out_takes_a_share_of_every_class():
     labels = np.repeat([0, 1, 2, 3], [100, 10, 2, 1])
-    kept = hold_out(labels, 0.2, 0)
+    kept = held_out(labels, 0.2, 0)
     assert [int(kept[labels == c].sum()) for c in range(4)] == [20, 2, 1, 0]
-    assert torch.equal(torch.tensor(kept), torch.tensor(hold_out(labels, 0.2, 0)))
-    assert not np.array_equal(kept, hold_out(labels, 0.2, 1))
+    assert torch.equal(torch.tensor(kept), torch.tensor(held_out(labels, 0.2, 0)))
+    assert not np.array_equal(kept, held_out(labels, 0.2, 1))

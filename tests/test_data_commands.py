@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import igm
-from igm.__main__ import main
+from igm.cli import main
 from igm.datasets import LAYOUTS, load_dataset
 from igm.datasets.layout import data_or_sample, make_sample
 from igm.encoders.build import build_network
 from igm.models import Concatenation, LateFusion
-from igm.paper import SCORES, beside, table_1
-from igm.progress import progress_bar
+from igm.runs import progress_bar
+from igm_book.paper import SCORES, beside, table_1
 
 SMALL = "--network.size tiny --reading.size 32 --reading.seconds 0.25 --epochs 1 --rounds 1 --rho 0"
 
@@ -86,7 +86,7 @@ def test_ctrl_c_stops_prepare_with_a_word(sample, tmp_path):
         "import signal, sys, time; from igm.datasets import cremad, media;"
         "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell may have it ignored
         "old = media.read_audio; media.read_audio = lambda *a: (time.sleep(0.2), old(*a))[1];"
-        "from igm.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        "from igm.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     words = ["prepare", "cremad", str(sample / "raw"), str(tmp_path / "out"), "--workers", "1"]
     process = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE)
@@ -220,7 +220,7 @@ def test_the_real_data_is_preferred_to_the_sample(sample, tmp_path, monkeypatch)
 def test_bars_can_be_switched_off(monkeypatch):
     assert progress_bar(False, total=3).disable
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    code = "from igm.progress import progress_bar; print(progress_bar(True, total=3).disable)"
+    code = "from igm.runs import progress_bar; print(progress_bar(True, total=3).disable)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ)
     )

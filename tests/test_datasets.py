@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from igm import load_dataset
-from igm.train import batches
+from igm.loading import batches
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SPLITS = ("train", "valid", "test")

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from torchvision.models import resnet18, resnet50
 
 from igm import Settings, train
+from igm.analysis.landscape import hessian_eigenvalues
 from igm.datasets.memory import MemorySet
 from igm.encoders import _late_fusion, audio_video, gestures, text_image
 from igm.encoders.i3d import I3D, SOURCE, SameConv, SameMaxPool, load_i3d
 from igm.encoders.resnet import FrameResNet
-from igm.landscape import hessian_eigenvalues
 from igm.methods import IGM, Stage
 from igm.sam import SAM
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from igm import FeatureCovariance, modification_matrix, modify_gradients
-from igm.flat import with_directions
+from igm.analysis.controls import with_directions
 
 
 def random_moment(d: int, seed: int = 0) -> torch.Tensor:

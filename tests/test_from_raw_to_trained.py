@@ -76,7 +76,7 @@ def test_from_raw_to_trained(tmp_path, name):
 
 
 def test_each_data_set_has_a_config_with_known_options():
-    from igm.__main__ import DATA_OPTIONS
+    from igm.cli import DATA_OPTIONS
 
     known = set(DATA_OPTIONS) | set(Settings.__dataclass_fields__)
     for name in LAYOUTS:

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from igm.loop import step_gradient
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,11 +22,10 @@ from igm import (
     train,
 )
 from igm.devices import Devices
-from igm.loop import step_gradient
+from igm.loading import batches
 from igm.methods import IGM, METHODS, VARIANTS, Alternating, Stage
 from igm.methods.unimodal import draw_mixup
 from igm.seeds import derive_seed
-from igm.train import batches
 
 QUICK = dict(epochs=4, batch_size=16, select="last", progress=False, device="cpu")
 

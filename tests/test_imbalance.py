@@ -21,7 +21,7 @@ from igm import (
     modify_gradients,
     train,
 )
-from igm.imbalance import (
+from igm.analysis.imbalance import (
     discrepancy_ratio,
     gradient_cosine,
     gradient_norms,

@@ -12,7 +12,7 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from igm.interactive import Frames, RotatableSurface, control
+from igm_book.interactive import Frames, RotatableSurface, control
 
 TAUS = [0.4, 1.3, 20]
 

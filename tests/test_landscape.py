@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from igm import Concatenation, LateFusion, Unimodal, fuse
-from igm.landscape import (
+from igm.analysis.landscape import (
     cross_entropy,
     hessian_eigenvalues,
     hessian_trace,
@@ -411,7 +411,7 @@ def test_sharpness_of_a_fused_model_with_a_shared_head():
 def test_the_first_hessian_of_a_session_does_not_warn():
     code = """
 import torch
-from igm.landscape import hessian_eigenvalues
+from igm.analysis.landscape import hessian_eigenvalues
 hessian_eigenvalues(torch.nn.Linear(3, 2), [(torch.ones(2, 3), torch.tensor([0, 1]))])
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -9,8 +9,8 @@ from torch import nn
 from torch.func import functional_call
 
 from igm import SAM, LateFusion, Settings, Unimodal, modification_matrix, paper_head, train
+from igm.loading import batches
 from igm.methods import IGM, METHODS, Alternating, Joint, Stage, find_method
-from igm.train import batches
 
 ALTERNATING = ["alternating", "igm"]
 

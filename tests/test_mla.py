@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from igm import LateFusion, Settings, Unimodal, train
+from igm.loading import batches
 from igm.methods import MLA, Alternating, Stage, find_method
-from igm.methods.mla import project_off
+from igm.rivals.mla import project_off
 from igm.sam import SAM
 from igm.seeds import derive_seed
-from igm.train import batches
 
 QUICK = dict(epochs=4, batch_size=16, select="last", progress=False, device="cpu")
 LAYERS = ["head.fc1", "head.fc2", "head.fc3"]

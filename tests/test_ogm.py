@@ -9,9 +9,9 @@ from scipy.special import softmax
 from torch import nn
 
 from igm import SAM, Concatenation, LateFusion, Settings, Unimodal, build_model, train
+from igm.loading import batches
 from igm.methods import OGM, Stage
-from igm.methods.ogm import coefficient, head_shares, modulate
-from igm.train import batches
+from igm.rivals.ogm import coefficient, head_shares, modulate
 
 NAMES = ("image", "audio", "text")
 

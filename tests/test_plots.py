@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from igm.metrics import interval
-from igm.plots import (
+from igm_book.plots import (
     COLOURS,
     LINES,
     MARKERS,

@@ -1,4 +1,4 @@
-"""igm.teaching, and the exercises of the book: each with a hint, a solution that was run, and a check of it.
+"""igm_book.exercises, and the exercises of the book: each with a hint, a solution that was run, and a check of it.
 
 (What each check accepts and finds is tested in test_teaching_NN.py, chapter by chapter.)
 """
@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from igm import teaching
-from igm.teaching import check, fault, require
+from igm_book import check, fault, require
 
 BOOK = Path(__file__).parents[1] / "book"
 CHAPTERS = [int(module.name[-2:]) for module in pkgutil.iter_modules(teaching.__path__)]
 
 
 def checks(chapter: int) -> set[str]:
-    module = importlib.import_module(f"igm.teaching.chapter_{chapter:02}")
+    module = importlib.import_module(f"igm_book.exercises.chapter_{chapter:02}")
     names = [name for name in vars(module) if name.startswith("exercise_")]
     return {f"{chapter}.{name.removeprefix('exercise_')}" for name in names}
 
@@ -45,7 +45,7 @@ def test_every_exercise_has_what_it_needs(chapter):
     assert set(posed) == checks(chapter)
     for number in posed:
         assert f"<summary>Hint for {number}</summary>" in text
-        assert f'igm.teaching.check("{number}"' in text, "the exercise does not say how to check"
+        assert f'igm_book.check("{number}"' in text, "the exercise does not say how to check"
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
@@ -67,7 +67,7 @@ def test_every_solution_was_run_and_is_right(chapter):
 @pytest.fixture
 def exercise(monkeypatch):
     """A made-up exercise 5.9: double a number."""
-    module = importlib.import_module("igm.teaching.chapter_05")
+    module = importlib.import_module("igm_book.exercises.chapter_05")
 
     def exercise_9(answer):
         require(answer(2) == 4, "answer(2) should be 4.")

@@ -5,7 +5,7 @@ import torch
 from answers import faulty
 from torch.nn import functional as F
 
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 # ---------------------------------------------------------------- 1.1
 

@@ -7,7 +7,7 @@ from answers import faulty
 from scipy import stats
 from torch.nn import functional as F
 
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 # ---------------------------------------------------------------- 2.1
 

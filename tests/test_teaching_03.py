@@ -7,7 +7,7 @@ import pytest
 import torch
 from answers import faulty
 
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 # ---------------------------------------------------------------- 3.1
 
@@ -247,7 +247,7 @@ def test_3_4_needs_more_than_a_linear_head():
 
 def test_3_4_right():
     def by_library(head, a, v):
-        from igm.methods.ogm import head_shares
+        from igm.rivals.ogm import head_shares
 
         return tuple(head_shares(head, {"a": a, "v": v}).values())
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from answers import faulty
 
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 # ---------------------------------------------------------------- 4.1
 

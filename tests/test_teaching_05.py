@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import igm
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 # 5.1
 

@@ -6,7 +6,7 @@ import torch
 from answers import numbered
 
 from igm.sam import perturbation as library_perturbation
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 
 def gradient(loss, w):

@@ -7,8 +7,8 @@ import torch
 from answers import numbered
 from torch.nn import functional as F
 
-from igm.landscape import loss_surface, random_direction
-from igm.teaching import fault
+from igm.analysis.landscape import loss_surface, random_direction
+from igm_book.exercises import fault
 
 # ---------------------------------------------------------------- 7.1
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import igm
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 # 8.1
 

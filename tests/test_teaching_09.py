@@ -9,7 +9,7 @@ from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
 from igm.datasets.media import Unreadable, fit_length, log_spectrogram, read_audio
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 
 def fit(samples, length, longer=None, low=-1):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from answers import faulty, numbered
 
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 
 def cut(

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from igm.datasets.text import letters
 from igm.datasets.twitter2015 import Tweet, TweetTokens
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 
 def told(text, target, name=None):

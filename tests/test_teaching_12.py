@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import pairwise_distances
 
 from igm.datasets.sarcasm import TELLING, telling
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 
 def read_rows(lines, read=ast.literal_eval, label=-1, tells=telling, row=tuple):

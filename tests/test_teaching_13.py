@@ -9,7 +9,7 @@ import torch
 from answers import faulty, numbered
 
 from igm.datasets.nvgesture import _item, _packed
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 
 def pack(flow, whole=np.round, cut=lambda x: np.clip(x, -20, 20), rest=128, scale=127 / 20):

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from igm.sam import perturbation
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 # 15.1
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 import igm
 from igm.methods import Alternating, Joint, Stage
-from igm.teaching import fault
+from igm_book.exercises import fault
 
 # 16.1
 

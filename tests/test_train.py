@@ -13,9 +13,9 @@ from torch.utils.data import Subset
 
 import igm.train
 from igm import LateFusion, Unimodal, build_model, evaluate, paper_head, train
+from igm.loading import batches, hold_out
 from igm.methods import METHODS, Alternating
 from igm.methods import Unimodal as UnimodalMethod
-from igm.train import batches, hold_out
 
 QUICK = dict(epochs=4, batch_size=16, progress=False, device="cpu")
 

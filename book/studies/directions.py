@@ -9,10 +9,11 @@ from _study import main
 from torch.nn.functional import cross_entropy
 
 import igm
+from igm.analysis.controls import with_directions
 from igm.datasets import load_splits
-from igm.flat import modification_matrix, with_directions
+from igm.flat import modification_matrix
+from igm.loading import batches
 from igm.seeds import derive_seed
-from igm.train import batches
 
 SETTINGS = {
     "samples": 800,

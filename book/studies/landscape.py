@@ -6,14 +6,14 @@ import torch
 from _study import main
 
 import igm
-from igm.datasets import load_splits
-from igm.landscape import (
+from igm.analysis.landscape import (
     hessian_eigenvalues,
     hessian_trace,
     loss_surface,
     random_direction,
     worst_case_loss,
 )
+from igm.datasets import load_splits
 from igm.metrics import accuracy
 
 SETTINGS = {

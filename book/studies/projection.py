@@ -6,9 +6,9 @@ import torch
 from _study import main
 
 import igm
+from igm.analysis.controls import with_directions
+from igm.analysis.imbalance import gradient_cosine, head_gradients
 from igm.datasets import load_splits
-from igm.flat import with_directions
-from igm.imbalance import gradient_cosine, head_gradients
 from igm.methods import IGM, MLA, Alternating
 from igm.seeds import derive_seed
 

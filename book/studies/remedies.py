@@ -10,8 +10,8 @@ from _study import main
 from torch.nn import functional as F
 
 import igm
+from igm.analysis.imbalance import discrepancy_ratio
 from igm.datasets import load_splits
-from igm.imbalance import discrepancy_ratio
 from igm.methods import OGM, Joint
 from igm.metrics import linear_probe
 

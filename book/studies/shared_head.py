@@ -6,8 +6,8 @@ import torch
 from _study import main
 
 import igm
+from igm.analysis.controls import with_directions
 from igm.datasets import load_splits
-from igm.flat import with_directions
 from igm.methods import IGM
 from igm.seeds import derive_seed
 

@@ -10,10 +10,10 @@ from shared_head import RandomDirections
 
 import igm
 from igm.datasets import load_splits
+from igm.loading import batches
 from igm.methods import IGM
 from igm.models import LateFusion, Unimodal, paper_head
 from igm.seeds import derive_seed
-from igm.train import batches
 
 SETTINGS = {
     "train": {"rounds": 1, "schedule": "constant", "batch_size": 32, "select": "last"},

@@ -4,8 +4,8 @@ and joint training on the digits, alternating training on two views of mfeat: ac
 from _study import main
 
 import igm
+from igm.analysis.landscape import hessian_eigenvalues, worst_case_loss
 from igm.datasets import load_splits
-from igm.landscape import hessian_eigenvalues, worst_case_loss
 
 SETTINGS = {
     "digits": {"samples": 800, "noise": {"image": 2.0, "audio": 1.5}},

@@ -22,8 +22,9 @@ from igm.datasets.media import Unreadable
 from igm.datasets.memory import SPLITS
 from igm.datasets.preparing import MANIFEST, Preparation
 from igm.datasets.reading import Item, MediaSet, Reader
-from igm.datasets.tables import Faults, hold_out
-from igm.progress import progress_bar
+from igm.datasets.tables import Faults
+from igm.loading import held_out as draw_held_out
+from igm.runs import progress_bar
 from igm.seeds import derive_seed
 
 
@@ -108,7 +109,7 @@ class Layout:
                 f"`igm check {self.name} {root}` says what is missing"
             )
         if split != "test" and valid is None:
-            kept = hold_out([item.label for item in items], held_out, seed)
+            kept = draw_held_out([item.label for item in items], held_out, seed)
             items = [item for item, k in zip(items, kept) if k == (split == "valid")]
             notes = {"held_out": held_out, "held_out_samples": int(kept.sum())}
         if not items:

@@ -26,8 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from igm.datasets.media import Unreadable, one_thread
-from igm.files import sync, write_bytes, write_json
-from igm.progress import progress_bar
+from igm.runs import progress_bar, sync, write_bytes, write_json
 
 FOLDER, JOURNAL = ".prepare", "journal.jsonl"
 MANIFEST, REPORT = "manifest.json", "report.json"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -117,6 +119,10 @@ class MediaSet(Dataset):
         other.items = [self.items[i] for i in rows.tolist()]
         other.labels, other.index = self.labels[rows], self.index[rows]
         return other
+
+    def forking(self) -> AbstractContextManager:
+        """Inside, OpenCV has no threads of its own, which a forked worker would wait for for ever."""
+        return media.one_thread() if "cv2" in sys.modules else nullcontext()
 
     def evaluating(self) -> MediaSet:
         """The same samples without augmentation."""

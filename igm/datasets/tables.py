@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from igm.datasets.media import check_content
-from igm.seeds import derive_seed
 
 
 class Faults(list):
@@ -97,18 +93,3 @@ def _too_few(fields: Sequence[str], columns: int, delimiter: str) -> str:
 def plain_name(name: str) -> bool:
     """Is this the name of one file in a folder, and no way out of it?"""
     return bool(name) and name not in (".", "..") and not set(name) & set("/\\\0")
-
-
-def hold_out(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
-    """Which samples to keep back for validation: (n,) of bool, about ``share`` of each class.
-
-    At least one of every class that has two or more.
-    """
-    labels = np.asarray(labels)
-    kept = np.zeros(len(labels), bool)
-    rng = np.random.default_rng(derive_seed(seed, "hold out"))
-    for label, n in sorted(Counter(labels.tolist()).items()):
-        if n > 1:
-            rows = rng.permutation(np.flatnonzero(labels == label))
-            kept[rows[: max(1, round(share * n))]] = True
-    return kept

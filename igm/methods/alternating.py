@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from igm.methods.base import Stage
-from igm.methods.unimodal import Unimodal
+from igm.methods.unimodal import EachAlone, UnimodalSettings
 
 
-class Alternating(Unimodal):
+@dataclass(frozen=True)
+class AlternatingSettings(UnimodalSettings):
+    """The settings of the methods that train the modalities in turn."""
+
+    rounds: int = 2
+    """Rounds over the modalities; they share the epochs."""
+    stage_epochs: list[int] | None = None
+    """The epochs of each stage in place of epochs and rounds, e.g. [25, 50, 25, 50]: the stages take the modalities
+    in turn."""
+    alternate: str = "stage"
+    """When it is another modality's turn. stage: after some epochs. batch: after every batch; then there are no
+    rounds, and one optimiser for all."""
+
+    choices: ClassVar = UnimodalSettings.choices | {"alternate": ("stage", "batch")}
+    at_least_one: ClassVar = (*UnimodalSettings.at_least_one, "rounds", "stage_epochs")
+
+
+class Alternating(EachAlone):
     """The epochs of each modality spread over some rounds; in a round every modality has its turn.
 
     With separate encoders and heads nothing passes from one modality to the other, so this trains exactly the
-    networks of ``Unimodal``. It differs where modalities share a head.
+    networks of ``EachAlone``. It differs where modalities share a head.
 
     With ``alternate="batch"`` the turns are as short as can be: there is one stage, every batch of it gives a step for
     each modality, one after the other, and one optimiser takes them all.
+
+    Raises:
+        ValueError: more rounds than epochs, or the epochs of stages where there are no stages.
     """
+
+    Settings = AlternatingSettings
 
     def stages(self) -> list[Stage]:
         if self.settings.alternate == "batch":

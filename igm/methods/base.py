@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from igm.devices import Devices
 from igm.sam import SAM
 from igm.settings import Settings
 
-Batch = Mapping[str, Tensor]
-
-PLAIN = {  # what settings are where neither the user nor the method says more
-    "drop_last": False,
-    "restart": False,
-    "from_best": False,
-    "alternate": "stage",
-    "mixup": 0.0,
-    "tau": 0.4,
-    "scope": "head",
-    "statistic": "batch-mean",
-    "center": False,
-    "cumulative": False,
-    "mla_alpha": 0.1,
-    "rho": 0.0,
-    "rho_norm": "all",
-    "adaptive": False,
-    "flat_ratio": 0.0,
-    "fusion": "mean",
-    "score": "accuracy",
-}
+Batch = Mapping[str, Tensor]  # modality -> (n, ...), "label" -> (n,), "index" -> (n,)
 
 
 @dataclass(frozen=True)
@@ -50,35 +32,38 @@ class Stage:
 class Method:
     """Base of the training methods.
 
+    A method of your own says in ``Settings`` what can be set, and defines ``stages``, ``parameters`` and ``loss``;
+    the rest has defaults. ``igm.train`` takes the class.
+
     Args:
         model: a LateFusion, or for joint training also a Concatenation.
-        modalities: the modalities to train, in order.
-        settings: where it leaves a setting open, ``defaults`` and then ``PLAIN`` fill it; ``self.settings`` has
-            the result.
-
-    ``autocast``, ``backward`` and ``total`` belong to the training loop, which sets them for mixed precision and
-    several processes.
+        modalities: those to train, in order.
+        settings: of the type ``Settings`` of this class.
+        devices: where it computes; by default this process's own.
     """
 
-    defaults: Mapping = {}  # this method's own values of settings
+    Settings: ClassVar[type[Settings]] = Settings
 
-    def __init__(self, model: nn.Module, modalities: list[str], settings: Settings):
+    def __init__(
+        self,
+        model: nn.Module,
+        modalities: list[str],
+        settings: Settings,
+        devices: Devices | None = None,
+    ):
         self.model = model
         self.modalities = modalities
-        self.settings = settings.filled(self.defaults).filled(PLAIN)
+        self.settings = settings
+        self.devices = devices or Devices("cpu", "no")
 
-    autocast = nullcontext  # around the computation of a loss
-
-    @staticmethod
-    def backward(loss: Tensor) -> None:
-        loss.backward()
-
-    @staticmethod
-    def total(sums: Tensor) -> Tensor:
-        """The sum over all processes."""
-        return sums
+    # ---------------------------------------------------------------- what is trained
 
     def stages(self) -> list[Stage]:
+        """The stages of the whole run, in their order; each trains some modalities for some epochs.
+
+        Raises:
+            ValueError: the settings do not make a plan, e.g. more rounds than epochs.
+        """
         raise NotImplementedError
 
     def turns(self, stage: Stage) -> list[Stage]:
@@ -86,8 +71,46 @@ class Method:
         return [stage]
 
     def parameters(self, stage: Stage) -> list[nn.Parameter]:
-        """The parameters that a stage trains."""
+        """The parameters that a stage trains, each once."""
         raise NotImplementedError
+
+    def optimizer(self, stage: Stage, base: Optimizer) -> SAM:
+        """The optimiser of a stage, around torch's. It is kept from round to round, unless ``restart`` is set."""
+        return SAM(base, self.settings.rho, self.settings.adaptive, self.settings.rho_norm)
+
+    def loss(self, stage: Stage, batch: Batch) -> Tensor:
+        """The mean loss of a batch of n samples, (), e.g. the cross-entropy in nats (Eq. 1).
+
+        Args:
+            stage: the turn that is trained; ``stage.modalities`` says whose loss it is.
+            batch: modality -> inputs (n, ...), "label" -> (n,), int64, "index" -> (n,).
+        """
+        raise NotImplementedError
+
+    def gradient(self, stage: Stage, batch: Batch, optimizer: SAM) -> Tensor:
+        """Leaves in ``.grad`` what the optimiser is to step along; returns the loss, ()."""
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            with self.devices.autocast():
+                loss = self.loss(stage, batch)
+            self.devices.backward(loss)
+            return loss
+
+        return optimizer.gradient(closure)
+
+    # ---------------------------------------------------------------- what comes between
+
+    def begin_stage(self, stage: Stage, optimizer: SAM) -> None:  # noqa: B027
+        """Called before the first epoch of a stage, with its optimiser."""
+
+    def end_turn(self, turn: Stage) -> None:  # noqa: B027
+        """Called after each step."""
+
+    def end_stage(self, stage: Stage, batches: Iterable[Batch]) -> None:  # noqa: B027
+        """Called once after the last epoch of a stage, with the training batches (a process's share of them)."""
+
+    # ---------------------------------------------------------------- what is evaluated and kept
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Logits (n, c) of each trained modality."""
@@ -95,29 +118,8 @@ class Method:
 
     def logits(self, batch: Batch) -> dict[str, Tensor]:
         """What is evaluated: ``predict`` in the run's precision, its result in float32."""
-        with self.autocast():
+        with self.devices.autocast():
             return {name: z.float() for name, z in self.predict(batch).items()}
-
-    def loss(self, stage: Stage, batch: Batch) -> Tensor:
-        raise NotImplementedError
-
-    def gradient(self, stage: Stage, batch: Batch, optimizer: SAM) -> Tensor:
-        """Leaves in ``.grad`` what the optimiser is to step along; returns the loss."""
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            with self.autocast():
-                loss = self.loss(stage, batch)
-            self.backward(loss)
-            return loss
-
-        return optimizer.gradient(closure)
-
-    def end_turn(self, turn: Stage) -> None:  # noqa: B027
-        """Called after each step."""
-
-    def end_stage(self, stage: Stage, batches: Iterable[Batch]) -> None:  # noqa: B027
-        """Called once after the last epoch of a stage, with the training batches (a process's share of them)."""
 
     def state_dict(self) -> dict:
         """What a checkpoint must keep of the method beside the model: tensors, numbers, strings, dicts and lists."""

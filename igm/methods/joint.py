@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from igm.methods.base import Batch, Method, Stage
+from igm.models import held_modalities
+from igm.settings import Settings
+
+
+@dataclass(frozen=True)
+class JointSettings(Settings):
+    """The settings of joint training."""
+
+    fusion: str = "logits"
 
 
 class Joint(Method):
-    """One cross-entropy on the sum of the logits: late fusion, or the single output of a Concatenation."""
+    """One cross-entropy on the sum of the logits: late fusion, or the single output of a Concatenation.
 
-    defaults = {"fusion": "logits"}
+    Raises:
+        ValueError: a modality of the model is left out.
+    """
+
+    Settings = JointSettings
 
     def stages(self) -> list[Stage]:
-        held = getattr(self.model, "modalities", None) or getattr(self.model, "encoders", ())
-        if len(self.modalities) < len(held):
+        if len(self.modalities) < len(held_modalities(self.model)):
             raise ValueError(
                 "joint training takes all modalities of the model: build it with those you want"
             )
-        if self.settings.mixup:
-            raise ValueError("mixup is for methods that train one modality at a time: give mixup 0")
         return [Stage(tuple(self.modalities), self.settings.epochs)]
 
     def parameters(self, stage: Stage) -> list[nn.Parameter]:

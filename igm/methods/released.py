@@ -38,23 +38,18 @@ def released_gradient(method: Method, stage: Stage, batch: Batch, optimizer: SAM
         lam, partner = draw_mixup(settings.mixup, len(y))
     fast = settings.fast and optimizer.rho <= NO_PERTURBATION
     optimizer.zero_grad()
-    with method.autocast():
+    with method.devices.autocast():
         z = network.encoder(x if partner is None else mix(x, lam, partner))
         loss = _loss(network.head(z), y, r + (1 - r) * lam if fast else lam, partner)
         if not fast:
             moved = [p for p in network.parameters() if p.requires_grad]
             gradients = torch.autograd.grad(loss, moved, retain_graph=True)
-            weights = [
-                p.data for p in moved
-            ]  # in place and behind autograd's back: the backward pass
-            radius = (
-                optimizer.rho,
-                optimizer.adaptive,
-                optimizer.norm,
-            )  # below meets the moved weights
+            # In place and behind autograd's back: the backward pass below meets the moved weights.
+            weights = [p.data for p in moved]
+            radius = (optimizer.rho, optimizer.adaptive, optimizer.norm)
             torch._foreach_add_(weights, perturbation(weights, gradients, *radius))
             loss = (1 - r) * loss + r * F.cross_entropy(network.head(z), y)
-    method.backward(loss)
+    method.devices.backward(loss)
     return loss
 
 

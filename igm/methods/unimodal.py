@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Beta
@@ -9,13 +12,30 @@ from torch.nn import functional as F
 
 from igm.methods.base import Batch, Method, Stage
 from igm.models import Concatenation
+from igm.settings import Settings
 
 
-class Unimodal(Method):
-    """Trains encoder and head of each modality by its own cross-entropy (Eq. 1)."""
+@dataclass(frozen=True)
+class UnimodalSettings(Settings):
+    """The settings of the methods that train one modality at a time."""
 
-    def __init__(self, model, modalities, settings):
-        super().__init__(model, modalities, settings)
+    mixup: float = 0.0
+    """alpha of mixup's Beta distribution, one mixing weight a batch (Zhang et al., ICLR 2018); 0 for none."""
+
+    not_negative: ClassVar = (*Settings.not_negative, "mixup")
+
+
+class EachAlone(Method):
+    """Trains encoder and head of each modality by its own cross-entropy (Eq. 1).
+
+    Raises:
+        ValueError: the model is a Concatenation.
+    """
+
+    Settings = UnimodalSettings
+
+    def __init__(self, model, modalities, settings, devices=None):
+        super().__init__(model, modalities, settings, devices)
         if isinstance(model, Concatenation):
             raise ValueError(
                 f"{settings.method} trains one network a modality: give it late fusion, or train "
@@ -27,7 +47,8 @@ class Unimodal(Method):
 
     def parameters(self, stage: Stage) -> list[nn.Parameter]:
         networks = [self.model[name] for name in stage.modalities]
-        return list(dict.fromkeys(p for network in networks for p in network.parameters()))
+        parameters = [p for network in networks for p in network.parameters()]
+        return list(dict.fromkeys(parameters))  # a shared head's once
 
     def loss(self, stage: Stage, batch: Batch) -> Tensor:
         (name,) = stage.modalities

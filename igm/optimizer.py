@@ -1,0 +1,100 @@
+r"""The optimiser of IGM: sharpness-aware minimisation whose gradient keeps to flat directions (Eq. 9).
+
+    theta <- theta - eta T grad L(theta + eps*),       eps* = rho grad L / ||grad L||       (Eqs. 7 to 9)
+
+In one step it climbs to theta + eps*, takes the gradient there, comes back, multiplies the weight gradients of some
+layers by their matrices T, and lets the base optimiser step along the result. The matrices come from what *another*
+modality's features are, see ``igm.flat``; where there is none yet, T = I.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from igm.flat import FeatureCovariance, modification_matrix, modify_gradients
+from igm.sam import SAM
+
+
+class IGM(SAM):
+    """An optimiser that steps ``base_optimizer`` along T times the gradient of SAM (Eq. 9).
+
+        optimizer = IGM(torch.optim.SGD(image.parameters(), lr=0.1), layers)
+        with FeatureCovariance(audio_layers, "sample") as covariance, torch.no_grad():
+            for x, _ in audio_batches:
+                audio(x)
+        optimizer.protect(covariance)  # from now on steps keep to audio's flat directions
+        optimizer.step(closure)
+
+    Args:
+        base_optimizer: any torch optimiser; it makes the step.
+        layers: name -> ``nn.Linear`` or ``nn.Conv2d``: those whose weight gradients T multiplies. A layer and the
+            matrix of the same name belong together.
+        rho: radius of SAM, >= 0; 0 for none.
+        tau: how strongly sharp directions are damped, > 0 (Eq. 4).
+        adaptive, norm: see ``SAM``.
+        modification: (moment (d, d), tau) -> T (d, d); Eq. 4, or a control in its place.
+
+    ``matrices`` holds T by layer, (d, d), in the layer's precision; a layer without one is left alone. They are part
+    of ``state_dict``.
+
+    Raises:
+        ValueError: rho or tau is out of its range, or an unknown norm.
+    """
+
+    def __init__(
+        self,
+        base_optimizer: Optimizer,
+        layers: Mapping[str, nn.Module],
+        rho: float = 0.02,
+        tau: float = 20.0,
+        adaptive: bool = False,
+        norm: str = "all",
+        modification: Callable[[Tensor, float], Tensor] = modification_matrix,
+    ):
+        if not tau > 0:
+            raise ValueError(f"tau must be above 0, got {tau}")
+        super().__init__(base_optimizer, rho, adaptive, norm)
+        self.layers = dict(layers)
+        self.tau = tau
+        self.modification = modification
+        self.matrices: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def protect(self, covariance: FeatureCovariance | Mapping[str, Tensor]) -> None:
+        """Makes the matrices T anew, from the moments of the features that are to be protected (Eq. 4).
+
+        Args:
+            covariance: what has collected the moments, or layer -> moment (d, d). One whose layer is not here, or has
+                another number of inputs, is passed over: between different networks T is the identity.
+        """
+        moments = getattr(covariance, "matrices", covariance)
+        self.matrices = {
+            name: self.modification(moments[name], self.tau).to(layer.weight)
+            for name, layer in self.layers.items()
+            if name in moments and layer.weight[0].numel() == len(moments[name])
+        }
+
+    def gradient(self, closure: Callable[[], Tensor]) -> Tensor:
+        """Leaves T grad L(theta + eps*) in ``.grad`` and does not step. Returns the loss at theta."""
+        loss = super().gradient(closure)  # Eqs. 7 and 8
+        self.modify()
+        return loss
+
+    def modify(self) -> None:
+        """grad_W <- T grad_W for each layer that has a matrix (Eqs. 5 and 9)."""
+        modify_gradients(self.layers, self.matrices)
+
+    def state_dict(self) -> dict:
+        """SAM's state, with tau and the matrices."""
+        return super().state_dict() | {"tau": self.tau, "matrices": dict(self.matrices)}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        self.tau = state_dict["tau"]
+        self.matrices = {
+            name: T.to(self.layers[name].weight) for name, T in state_dict["matrices"].items()
+        }
