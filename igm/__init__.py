@@ -20,26 +20,18 @@ Its neighbours import the core and are never imported by it:
     rivals/        the competitors: OGM-GE, MLA
     analysis/      loss landscapes, imbalance, controls, comparison of runs
     datasets/      reading, preparing, checking and sampling data, a file a data set
-    encoders/      the networks of the paper's data sets
+    encoders/      small networks, and those of the paper's data sets
     cli/           the command line, a file a command
 
-``igm.load_dataset`` opens the room ``datasets`` when it is first asked for. What only the book needs is the package
-``igm_book``.
+``igm.load_dataset`` and ``igm.build_model`` open the rooms ``datasets`` and ``encoders`` when they are first asked for.
+What only the book needs is the package ``igm_book``.
 """
 
 from importlib import import_module
 
 from igm.flat import FeatureCovariance, modification_matrix, modify_gradients
 from igm.metrics import evaluate
-from igm.models import (
-    Concatenation,
-    LateFusion,
-    Unimodal,
-    build_model,
-    fuse,
-    paper_head,
-    small_encoder,
-)
+from igm.models import Concatenation, LateFusion, Unimodal, fuse
 from igm.optimizer import IGM
 from igm.sam import SAM
 from igm.settings import Settings
@@ -67,7 +59,16 @@ __all__ = [
 ]
 
 
+# What the neighbours give: their rooms are opened when a name is first asked for.
+NEIGHBOURS = {
+    "load_dataset": "igm.datasets",
+    "build_model": "igm.encoders.small",
+    "paper_head": "igm.encoders.small",
+    "small_encoder": "igm.encoders.small",
+}
+
+
 def __getattr__(name: str):
-    if name == "load_dataset":
-        return import_module("igm.datasets").load_dataset
+    if name in NEIGHBOURS:
+        return getattr(import_module(NEIGHBOURS[name]), name)
     raise AttributeError(f"module 'igm' has no attribute {name!r}")

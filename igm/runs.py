@@ -153,17 +153,16 @@ def check_same(folder: Path, record: Mapping, now: Mapping, but: Sequence[str]) 
         but: settings that may differ.
     """
     now = json.loads(json.dumps(now))  # as it comes back from a file: a tuple is a list
-    for part in ("settings", "sizes", None):
-        given, begun = (
-            r[part] if part else {k: v for k, v in r.items() if k not in (*FINDINGS, "settings")}
-            for r in (now, record)
-        )
-        for name in given | begun:
-            if name not in but and given.get(name) != begun.get(name):
-                raise ValueError(
-                    f"{folder} was begun with {name} {begun.get(name)}, not {given.get(name)}: "
-                    "give the same, or begin another run"
-                )
+    given, begun = (
+        {name: x for name, x in r.items() if name not in FINDINGS} | r["settings"]
+        for r in (now, record)
+    )
+    for name in given | begun:
+        if name not in ("settings", *but) and given.get(name) != begun.get(name):
+            raise ValueError(
+                f"{folder} was begun with {name} {begun.get(name)}, not {given.get(name)}: give the "
+                "same, or begin another run"
+            )
 
 
 def save_checkpoint(folder: Path, state: Mapping) -> None:

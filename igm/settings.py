@@ -6,7 +6,8 @@ book's pages show both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -71,8 +72,6 @@ class Settings:
     """Radius of SAM, 0 or above, 0 for none (Eq. 6)."""
     rho_norm: str = "all"
     """all: rho is the norm over all parameters (Eq. 7). tensor: each tensor moves by rho."""
-    adaptive: bool = False
-    """Scale SAM's perturbation by the weights (ASAM)."""
     fusion: str = "mean"
     """Of the modalities' predictions: mean, entropy or logits, see ``igm.fuse``."""
     select: str = "best"
@@ -159,3 +158,13 @@ class Settings:
             )
         if self.from_best and self.select == "last":
             raise ValueError("from_best goes with select best or test: give from_best false")
+
+
+def check_options(kind: str, name: str, options: Iterable[str], function: Callable) -> None:
+    """Raises ValueError for an option that a function does not take."""
+    known = [p for p in inspect.signature(function).parameters if p not in ("root", "split")]
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"unknown {kind} option {option!r} of {name}: use some of {', '.join(known)}"
+            )

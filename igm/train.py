@@ -214,7 +214,7 @@ class Training:
         )  # unseen: the samples of the steps whose loss has not been looked at
         for size, shards in stream:
             for turn in method.turns(stage):
-                losses.append(self.gradient(turn, size, shards, optimizer))
+                losses.append(step_gradient(method, turn, size, shards, optimizer, devices))
                 unseen.append([shard["index"] for shard in shards])
                 if len(unseen) == every:
                     self.look(stage, losses, unseen)
@@ -224,29 +224,6 @@ class Training:
         if not all(bool(torch.isfinite(p).all()) for p in self.run.model.parameters()):
             raise self.not_finite("the weights", "not finite", stage, [x["index"] for x in shards])
         return torch.stack(losses).mean().item()
-
-    def gradient(self, turn: Stage, size: int, shards: list[dict], optimizer: SAM) -> Tensor:
-        """Leaves in ``.grad`` the mean gradient over the ``size`` samples of a step, of all shards and processes.
-
-        Returns this process's part of the loss: the parts of all processes add up to the mean over the samples.
-        """
-        method, parameters = self.run.method, optimizer.parameters
-        loss = torch.zeros((), device=self.devices.device)
-        gradients: list[Tensor | None] = [None] * len(parameters)
-        for shard in shards:
-            part = method.gradient(turn, shard, optimizer).detach()
-            share = len(shard["label"]) / size
-            if share == self.devices.processes == 1:  # the whole step: nothing to add up
-                return part
-            loss += share * part
-            for i, p in enumerate(parameters):
-                if p.grad is not None:
-                    g = p.grad * share
-                    gradients[i] = g if gradients[i] is None else gradients[i] + g
-        for p, g in zip(parameters, gradients):
-            p.grad = g
-        self.devices.total_gradients(parameters)
-        return loss
 
     def look(self, stage: Stage, losses: list[Tensor], unseen: list[list[Tensor]]) -> None:
         """Sums the last losses over the processes. Raises FloatingPointError where one is not finite."""
@@ -426,6 +403,32 @@ class Training:
 
     def _best_name(self) -> str:
         return f"best-{self.run.best_epoch:04}.safetensors"
+
+
+def step_gradient(
+    method: Method, turn: Stage, size: int, shards: list[dict], optimizer: SAM, devices: Devices
+) -> Tensor:
+    """Leaves in ``.grad`` the mean gradient over the ``size`` samples of a step, of all shards and processes.
+
+    Returns this process's part of the loss: the parts of all processes add up to the mean over the samples.
+    """
+    parameters = optimizer.parameters
+    loss = torch.zeros((), device=devices.device)
+    gradients: list[Tensor | None] = [None] * len(parameters)
+    for shard in shards:
+        part = method.gradient(turn, shard, optimizer).detach()
+        share = len(shard["label"]) / size
+        if share == devices.processes == 1:  # the whole step: nothing to add up
+            return part
+        loss += share * part
+        for i, p in enumerate(parameters):
+            if p.grad is not None:
+                g = p.grad * share
+                gradients[i] = g if gradients[i] is None else gradients[i] + g
+    for p, g in zip(parameters, gradients):
+        p.grad = g
+    devices.total_gradients(parameters)
+    return loss
 
 
 def _schedule(optimizer: Optimizer, s: Settings, epochs: int) -> LRScheduler:

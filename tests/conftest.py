@@ -5,6 +5,8 @@ import torch
 
 from igm import build_model, load_dataset
 
+pytest_plugins = ("prepared",)
+
 VIEWS = ("fou", "kar")
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import MultiStepLR, StepLR
 
-import igm.encoders
-from igm import Settings
 from igm.cli import main
 from igm.cli.authors_config import DATA_SETS, is_authors, translate
 from igm.datasets import LAYOUTS
+from igm.encoders import networks
+from igm.methods import IGMSettings
 
 # What the authors' five files say, where they differ.
 FILES = {
@@ -171,7 +171,7 @@ def test_every_file_gives_settings_that_are_valid(data):
     options, _ = translate(config)
     assert options["data"] == data
     other = ("data", "data_root", "reading", "network")
-    settings = Settings(**{name: x for name, x in options.items() if name not in other})
+    settings = IGMSettings.make(**{name: x for name, x in options.items() if name not in other})
     assert settings.rho == FILES[data]["rho"]
     assert settings.stage_epochs == FILES[data]["epochs"]
 
@@ -180,7 +180,7 @@ def test_every_file_gives_settings_that_are_valid(data):
 def test_the_options_are_those_that_the_data_set_has(data):
     layout, options = LAYOUTS[data], translate(authors(data))[0]
     assert options["reading"].keys() <= inspect.signature(layout.readers).parameters.keys()
-    network = getattr(igm.encoders, layout.network)
+    network = getattr(networks, layout.network)
     assert options.get("network", {}).keys() <= inspect.signature(network).parameters.keys()
     (ours,) = (entry for entry in DATA_SETS if entry.name == data)
     assert ours.classes == len(layout.classes)

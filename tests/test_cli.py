@@ -14,22 +14,24 @@ import pytest
 import torch
 
 from igm import build_model, load_dataset, train
-from igm.cli import main
+from igm.cli import main, models
+from igm.models import fuse
 
 TINY = {
     "data": "mfeat",
     "modalities": ["fou", "kar"],
     "samples": 60,
     "epochs": 2,
-    "rounds": 1,
     "device": "cpu",
 }
+IN_ROUNDS = ("igm", "alternating", "mla")  # the methods that have rounds
 
 
 def arguments(**options) -> list[str]:
     """The arguments for ``igm train`` with a tiny setting; other options replace its own."""
     listed = ["train"]
-    for name, value in (TINY | options).items():
+    rounds = {"rounds": 1} if options.get("method", "igm") in IN_ROUNDS else {}
+    for name, value in (TINY | rounds | options).items():
         listed += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
     return listed
 
@@ -273,21 +275,6 @@ def test_a_damaged_file_is_named_in_one_line(igm, finished, command, file, conte
     check_mistake(igm(*command, "run"), [f"run/{file} is damaged"])
 
 
-OLD = ("method", "modalities", "epochs", "rounds", "batch_size", "lr", "momentum", "weight_decay",
-       "schedule", "tau", "rho", "statistic", "center", "fusion", "select", "seed", "device")  # fmt: skip
-
-
-def test_a_run_of_version_0_1_0_can_be_evaluated(igm, finished):
-    table = igm("evaluate", "run")[1]
-    record = json.loads((finished / "run.json").read_text())
-    for name in ("status", "why", "sizes", "device", "commit"):
-        del record[name]
-    record["settings"] = {name: record["settings"][name] for name in OLD}
-    (finished / "run.json").write_text(json.dumps(record))
-    code, out, err = igm("evaluate", "run")
-    assert (code, out, err) == (0, table, "")
-
-
 @pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"]], ids=" ".join)
 def test_a_run_of_a_version_to_come_is_refused_in_one_line(igm, finished, command):
     settings = json.loads((finished / "run.json").read_text())["settings"]
@@ -458,6 +445,41 @@ def test_a_mistake_shows_where_it_was_raised_on_request(monkeypatch):
         main(arguments(tau=0.0))
 
 
+def test_help_shows_the_defaults_in_force(igm):
+    def default(option, *words):
+        text = " ".join(igm("train", *words, "--help")[1].split())
+        return re.search(rf" --{option} [A-Z_]+ .*?default: ([^)]*)\)", text)[1]
+
+    assert default("tau") == "20.0" and default("rho") == "0.02"
+    assert default("tau", "--variant", "paper") == "0.4"
+    assert default("rho", "--variant=released") == "1e-10"
+    assert default("fusion", "--variant", "paper") == "entropy"
+    assert default("fusion", "--method", "joint") == "logits"
+    assert default("rho", "--method", "joint") == "0.0"
+    assert default("mla_alpha", "--method", "mla") == "0.1"
+
+
+def test_a_config_decides_which_defaults_are_in_force(igm, tmp_path):
+    (tmp_path / "config.json").write_text('{"variant": "paper", "rho": 0.5}')
+    printed = json.loads(igm("train", "--config", "config.json", "--print_config")[1])
+    assert (printed["tau"], printed["rho"], printed["fusion"]) == (0.4, 0.5, "entropy")
+    printed = igm("train", "--config", "config.json", "--variant", "igm", "--print_config")[1]
+    assert json.loads(printed)["fusion"] == "mean"
+
+
+def test_a_setting_of_another_method_is_an_error_and_in_a_config_it_is_said(igm, tmp_path):
+    parts = ["--tau is an option of igm, not of --method joint", HINT]
+    check_mistake(igm("train", "--method", "joint", "--tau", "3"), parts)
+    (tmp_path / "config.json").write_text('{"tau": 3, "lr": 0.5}')
+    words = ("train", "--config", "config.json", "--method", "joint", "--print_config")
+    code, printed, err = igm(*words)
+    assert code == 0 and err.strip() == (
+        "igm: config config.json: tau is ignored: it is a setting of other methods"
+    )
+    printed = json.loads(printed)
+    assert "tau" not in printed and printed["lr"] == 0.5
+
+
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
 def test_help(igm, words):
     code, out, err = igm(*words)
@@ -466,7 +488,7 @@ def test_help(igm, words):
     if words[0] == "train":
         for option in ("--config", "--data_root", "--tau", "--rho", "--out", "--seed"):
             assert option in out
-        assert "strength of the gradient modification" in out
+        assert "Strength of the gradient modification" in out
 
 
 # ---------------------------------------------------------------- landscape
@@ -489,15 +511,12 @@ def test_the_landscape_of_a_run(igm, tmp_path):
 
 
 def test_the_fused_landscape_is_of_the_fusion_by_which_the_run_is_scored(igm, tmp_path):
-    from igm.cli import _finished
-    from igm.models import fuse
-
     assert igm(*arguments(out="run", fusion="entropy"))[0] == 0
     options = ["--points", "3", "--device", "cpu", "--split", "test"]
     code, out, err = igm("landscape", "run", *options)
     assert code == 0, err
     found = json.loads((tmp_path / "run" / "landscape-fused-test.json").read_text())
-    method, data, _ = _finished(Namespace(run="run", data_root=None, device="cpu"))
+    method, data, _ = models.finished(Namespace(run="run", data_root=None, device="cpu"))
     batch = data["test"].fetch(range(len(data["test"])))
     with torch.no_grad():
         p = fuse(method.predict(batch), "entropy")

@@ -14,14 +14,13 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet18, resnet50
 
-from igm import Settings, train
+from igm import train
 from igm.analysis.landscape import hessian_eigenvalues
 from igm.datasets.memory import MemorySet
-from igm.encoders import _late_fusion, audio_video, gestures, text_image
 from igm.encoders.i3d import I3D, SOURCE, SameConv, SameMaxPool, load_i3d
+from igm.encoders.networks import _late_fusion, audio_video, gestures, text_image
 from igm.encoders.resnet import FrameResNet
-from igm.methods import IGM, Stage
-from igm.sam import SAM
+from igm.methods import IGMSettings, Interactive, Stage
 
 CLASSES = 3
 IDS = torch.tensor([[2, 9, 8, 7, 3], [2, 6, 3, 0, 0]])  # [CLS] ... [SEP], padded with 0
@@ -214,17 +213,19 @@ def test_the_global_random_state_is_neither_used_nor_changed(build):
 def test_matrices_pass_between_the_heads_of_all_modalities(build):
     model, batch = build()
     names = [name for name in batch if name != "label"]
-    method = IGM(model, names, Settings(method="igm", rho=0.0))
+    method = Interactive(model, names, IGMSettings.make(rho=0.0))
     for j in names:
         stage = Stage((j,), 1)
-        optimizer = SAM(torch.optim.SGD(method.parameters(stage), lr=0.01), rho=0.0)
-        T = method.modifications(j)
+        base = torch.optim.SGD(method.parameters(stage), lr=0.01)
+        optimizer = method.optimizer(stage, base)
+        method.begin_stage(stage, optimizer)
+        T = dict(optimizer.matrices)
         torch.manual_seed(0)
         method.gradient(stage, batch, optimizer)
         modified = [layer.weight.grad.clone() for layer in model[j].head_layers().values()]
         if j != names[0]:
             assert list(T) == ["head.fc1", "head.fc2", "head.fc3"]
-            method.sources[j] = None  # no source, no matrix
+            optimizer.protect({})  # no moments, no matrix
             torch.manual_seed(0)
             method.gradient(stage, batch, optimizer)
             layers = model[j].head_layers().values()
@@ -232,7 +233,7 @@ def test_matrices_pass_between_the_heads_of_all_modalities(build):
                 assert torch.allclose(layer.weight.grad @ matrix, gradient, atol=1e-6)
                 assert not torch.allclose(layer.weight.grad, gradient, rtol=1e-2, atol=1e-9)
         method.end_stage(stage, [batch])
-        assert list(method.matrices[j]) == ["head.fc1", "head.fc2", "head.fc3"]
+        assert list(method.covariances[j].matrices) == ["head.fc1", "head.fc2", "head.fc3"]
 
 
 def test_a_model_is_trained_by_igm(build):

@@ -6,7 +6,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from igm.loop import step_gradient
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,7 +13,6 @@ from igm import (
     SAM,
     FeatureCovariance,
     LateFusion,
-    Settings,
     Unimodal,
     build_model,
     load_dataset,
@@ -23,15 +21,17 @@ from igm import (
 )
 from igm.devices import Devices
 from igm.loading import batches
-from igm.methods import IGM, METHODS, VARIANTS, Alternating, Stage
+from igm.methods import METHODS, VARIANTS, Alternating, Interactive, Stage
 from igm.methods.unimodal import draw_mixup
 from igm.seeds import derive_seed
+from igm.train import step_gradient
 
 QUICK = dict(epochs=4, batch_size=16, select="last", progress=False, device="cpu")
 
 
-def make(model, method="igm", modalities=("fou", "kar"), **settings):
-    return METHODS[method](model, list(modalities), Settings(method=method, **settings))
+def make(model, method="igm", modalities=("fou", "kar"), devices=None, **settings):
+    kind = METHODS[method]
+    return kind(model, list(modalities), kind.Settings.make(method=method, **settings), devices)
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:
@@ -101,11 +101,10 @@ def batch(tiny):
 def released_step(network, batch, **settings):
     """The gradient that the variant leaves, and its loss."""
     method = make(LateFusion({"fou": network}), modalities=["fou"], variant="released", **settings)
-    used = method.settings
-    sgd = torch.optim.SGD(network.parameters(), lr=0.1)
-    optimizer = SAM(sgd, used.rho, used.adaptive, used.rho_norm)
+    stage = Stage(("fou",), 1)
+    optimizer = method.optimizer(stage, torch.optim.SGD(network.parameters(), lr=0.1))
     torch.manual_seed(4)
-    loss = method.gradient(Stage(("fou",), 1), batch, optimizer)
+    loss = method.gradient(stage, batch, optimizer)
     return gradients(network), loss.item()
 
 
@@ -225,19 +224,19 @@ def test_mixup_without_igm_is_the_loss_on_mixed_labels(networks, tiny):
 
 
 def test_joint_training_refuses_mixup(networks, tiny):
-    with pytest.raises(ValueError, match="mixup is for methods that train one modality"):
+    with pytest.raises(ValueError, match="joint has no setting 'mixup'"):
         train(networks(), tiny, "joint", mixup=1.0, **QUICK)
 
 
 # ---------------------------------------------------------------- which T modifies which gradient
 
 
-class Watched(IGM):
-    """Notes, at the first batch of each stage, whose matrices are there and which act."""
+class Watched(Interactive):
+    """Notes, at the first batch of each stage, which matrices act."""
 
     def gradient(self, stage, batch, optimizer):
         (j,) = stage.modalities
-        self.__dict__.setdefault("seen", {}).setdefault((stage.round, j), self.modifications(j))
+        self.__dict__.setdefault("seen", {}).setdefault((stage.round, j), optimizer.matrices)
         return super().gradient(stage, batch, optimizer)
 
 
@@ -256,7 +255,7 @@ def test_any_number_of_modalities(m):
             if j > 0:
                 assert second["head.fc1"] is not first["head.fc1"]
             if j == 0:  # its source was last trained in round 0, by then it had one T
-                assert len(run.method.matrices[k]) == 3
+                assert len(run.method.covariances[k].matrices) == 3
         assert run.results["valid"].keys() == {*views, "fused"}
 
 
@@ -265,14 +264,15 @@ def test_one_way_modification_leaves_the_other_way_alone(networks, tiny):
     seen = run.method.seen
     assert seen[0, "kar"] and seen[1, "kar"]
     assert not seen[0, "fou"] and not seen[1, "fou"]
-    assert run.method.matrices.keys() == {"fou"}  # and what nobody uses is not computed
+    assert run.method.covariances.keys() == {"fou"}  # and what nobody uses is not computed
 
 
 def test_one_way_modification_changes_one_network_only(networks, tiny):
-    options = dict(tau=3.0, rho=0.0, rounds=2, **QUICK)
+    options = dict(rho=0.0, rounds=2, **QUICK)
     plain = train(networks(), tiny, "alternating", **options).model
     for changed, other in (("kar", "fou"), ("fou", "kar")):
-        one_way = train(networks(), tiny, "igm", gm=[f"{other}>{changed}"], **options).model
+        gm = {"tau": 3.0, "gm": [f"{other}>{changed}"]}
+        one_way = train(networks(), tiny, "igm", **gm, **options).model
         assert equal(one_way[other], plain[other])
         assert not equal(one_way[changed], plain[changed])
 
@@ -335,8 +335,11 @@ def test_t_passes_where_names_and_sizes_agree_and_is_the_identity_elsewhere(imag
     for batch in data:
         batch["label"] = torch.randint(10, (16,))
     method.end_stage(Stage(("audio",), 1), data)
-    assert len(method.matrices["audio"]) == 6
-    acting = method.modifications("image")
+    assert len(method.covariances["audio"].matrices) == 6
+    network, turn = model["image"], Stage(("image",), 1)
+    optimizer = method.optimizer(turn, torch.optim.SGD(network.parameters(), lr=0.1))
+    method.begin_stage(turn, optimizer)
+    acting = optimizer.matrices
     assert acting.keys() == {"encoder.0", "encoder.2", "head.fc1", "head.fc2", "head.fc3"}
 
     with FeatureCovariance({"conv": model["audio"].encoder[2]}, "sample") as covariance:
@@ -345,12 +348,11 @@ def test_t_passes_where_names_and_sizes_agree_and_is_the_identity_elsewhere(imag
     T = modification_matrix(covariance.matrices["conv"], tau=20.0).float()
     assert torch.allclose(acting["encoder.2"], T, atol=1e-6)
 
-    network, (batch, *_) = model["image"], data
+    batch = data[0]
     expected = torch.autograd.grad(
         F.cross_entropy(network(batch["image"]), batch["label"]), list(network.parameters())
     )
-    optimizer = SAM(torch.optim.SGD(network.parameters(), lr=0.1), rho=0.0)
-    method.gradient(Stage(("image",), 1), batch, optimizer)
+    method.gradient(turn, batch, optimizer)
     for (name, p), g in zip(network.named_parameters(), expected):
         if name.removesuffix(".weight") in acting:  # W is out x d, patches in the order of unfold
             g = (g.flatten(1) @ acting[name.removesuffix(".weight")]).view_as(g)
@@ -379,7 +381,7 @@ def test_stage_epochs_name_each_stage(networks):
 
 
 def test_cumulative_moments_add_up_over_the_rounds(networks, tiny):
-    class Passes(IGM):
+    class Passes(Interactive):
         """Keeps the moment of each pass, collected a second time by hand."""
 
         moments = []
@@ -400,8 +402,8 @@ def test_cumulative_moments_add_up_over_the_rounds(networks, tiny):
         run = train(networks(), tiny, Passes, **settings)
         first, second = Passes.moments
         assert not torch.allclose(first, second)
-        expected = modification_matrix(first + second if cumulative else second, tau=0.4).float()
-        assert torch.allclose(run.method.matrices["fou"]["head.fc1"], expected, atol=1e-6)
+        expected = first + second if cumulative else second
+        assert torch.allclose(run.method.covariances["fou"].matrices["head.fc1"], expected)
 
 
 class Steps(Alternating):
@@ -557,11 +559,10 @@ def test_mixed_precision_follows_the_float32_run(networks, tiny, precision, vari
     assert mixed.history != exact.history  # it did compute in another precision
 
 
-def test_float16_skips_a_step_that_overflowed(networks, tiny):
+def test_float16_skips_a_step_that_overflowed(networks, tiny, monkeypatch):
     run_model = networks()
     devices = Devices("cpu", "fp16")
-    method = make(run_model, "alternating")
-    method.autocast, method.backward = devices.autocast, devices.backward
+    method = make(run_model, "alternating", devices=devices)
     (batch,) = batches(tiny["train"], 100, None)
     optimizer = SAM(torch.optim.SGD(run_model["fou"].parameters(), lr=0.1), rho=0.05)
     stage = Stage(("fou",), 1)
@@ -569,7 +570,9 @@ def test_float16_skips_a_step_that_overflowed(networks, tiny):
     devices.step(optimizer.base_optimizer)
     assert not equal(run_model, networks())
     before, scale = copy.deepcopy(run_model), devices.scaler.get_scale()
-    method.backward = lambda loss: devices.backward(loss * 1e38)
+    monkeypatch.setattr(
+        devices, "backward", lambda loss: devices.scaler.scale(loss * 1e38).backward()
+    )
     step_gradient(method, stage, 100, [batch], optimizer, devices)
     devices.step(optimizer.base_optimizer, clip=1.0)
     assert equal(run_model, before)
@@ -593,7 +596,7 @@ def test_an_unknown_precision_in_the_environment_is_named(monkeypatch):
     list(itertools.product([None, []], [0.0, 0.02], ["head", "encoder"], ["sample"], [True])),
 )
 def test_every_ablation_trains(networks, tiny, gm, rho, scope, statistic, center):
-    options = dict(gm=gm, rho=rho, scope=scope, statistic=statistic, center=center, adaptive=True)
+    options = dict(gm=gm, rho=rho, scope=scope, statistic=statistic, center=center)
     run = train(networks(shared_head=True), tiny, **options, **(QUICK | {"epochs": 2}))
     assert all(np.isfinite(row["loss"]) for row in run.history)
-    assert (run.settings.scope, run.settings.adaptive) == (scope, True)
+    assert run.settings.scope == scope

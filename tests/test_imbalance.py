@@ -18,6 +18,7 @@ from igm import (
     Unimodal,
     build_model,
     fuse,
+    modification_matrix,
     modify_gradients,
     train,
 )
@@ -384,7 +385,7 @@ def test_on_a_shared_head_the_cosine_is_the_change_of_the_old_loss(tiny, network
 
 
 def test_the_matrices_of_a_run_are_those_of_the_same_layers(mfeat):
-    """Names of ``head_gradients`` and of ``IGM.matrices`` agree, so that no T is left out in silence."""
+    """Names of ``head_gradients`` and of ``FeatureCovariance.matrices`` agree, so that no T is left out in silence."""
     data = {split: dataset.subset(range(100)) for split, dataset in mfeat.items()}
     model = build_model(data["train"].shapes, 10, shared_head=True, d=16)
     run = train(model, data, tau=3.0, epochs=1, rounds=1, device="cpu", progress=False)
@@ -392,6 +393,7 @@ def test_the_matrices_of_a_run_are_those_of_the_same_layers(mfeat):
         head_gradients(model[name], data["train"].inputs[name], data["train"].labels)
         for name in ("fou", "kar")
     )
-    T = run.method.matrices["fou"]
+    moments = run.method.covariances["fou"].matrices
+    T = {layer: modification_matrix(moment, 3.0) for layer, moment in moments.items()}
     assert T.keys() == old.keys()
     assert gradient_cosine(old, new, T) != pytest.approx(gradient_cosine(old, new), abs=1e-3)

@@ -8,15 +8,16 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from igm import SAM, LateFusion, Settings, Unimodal, modification_matrix, paper_head, train
+from igm import LateFusion, Unimodal, modification_matrix, paper_head, train
 from igm.loading import batches
-from igm.methods import IGM, METHODS, Alternating, Joint, Stage, find_method
+from igm.methods import METHODS, Alternating, Interactive, Joint, Stage, find_method
 
 ALTERNATING = ["alternating", "igm"]
 
 
 def make(method: str, model: nn.Module, modalities=("fou", "kar"), **settings):
-    return METHODS[method](model, list(modalities), Settings(method=method, **settings))
+    kind = METHODS[method]
+    return kind(model, list(modalities), kind.Settings.make(method=method, **settings))
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:
@@ -76,7 +77,7 @@ def test_joint_training_takes_all_modalities_of_the_model(networks, fusion):
 
 
 def test_find_method():
-    assert find_method("igm") is IGM
+    assert find_method("igm") is Interactive
     assert find_method(Alternating) is Alternating
     with pytest.raises(ValueError, match="unknown method 'pmr': use one of unimodal, joint"):
         find_method("pmr")
@@ -151,22 +152,22 @@ def test_the_gradient_is_t_of_the_previous_modality_times_the_sam_gradient(
 ):
     model = networks(shared_head=shared_head).double()
     method = make("igm", model, rho=rho)
-    method.matrices = {
-        name: random_matrices(model[name], i) for i, name in enumerate(method.modalities)
-    }
+    matrices = random_matrices(model["fou"], 0)
     (batch,) = batches(tiny["train"], 100, None)
     batch = batch | {"kar": batch["kar"].double()}
     network, before = model["kar"], copy.deepcopy(model)
     expected = dense_sam_gradient(network, batch, "kar", rho)
 
-    optimizer = SAM(torch.optim.SGD(network.parameters(), lr=0.1), rho)
-    method.gradient(Stage(("kar",), 1), batch, optimizer)
+    turn = Stage(("kar",), 1)
+    optimizer = method.optimizer(turn, torch.optim.SGD(network.parameters(), lr=0.1))
+    optimizer.matrices = matrices
+    method.gradient(turn, batch, optimizer)
     modified = {f"head.{layer}.weight" for layer in ("fc1", "fc2", "fc3")}
     assert modified < expected.keys()
     for name, p in network.named_parameters():
         g = expected[name].numpy()
         if name in modified:  # Eq. 9, where W and its gradient are d x c
-            T = method.matrices["fou"][name.removesuffix(".weight")].numpy()
+            T = matrices[name.removesuffix(".weight")].numpy()
             assert (
                 np.abs(T @ g.T - g.T).max() > 1e-3 * np.abs(g).max()
             )  # T is not the identity here
@@ -182,21 +183,27 @@ def test_the_first_stage_uses_the_identity(networks, tiny):
     batch = batch | {"fou": batch["fou"].double()}
     assert method.settings.rho == 0.02
     expected = dense_sam_gradient(model["fou"], batch, "fou", rho=0.02)
-    optimizer = SAM(torch.optim.SGD(model["fou"].parameters(), lr=0.1), rho=0.02)
-    method.gradient(Stage(("fou",), 1), batch, optimizer)
+    turn = Stage(("fou",), 1)
+    optimizer = method.optimizer(turn, torch.optim.SGD(model["fou"].parameters(), lr=0.1))
+    method.begin_stage(turn, optimizer)
+    assert optimizer.matrices == {}
+    method.gradient(turn, batch, optimizer)
     for name, p in model["fou"].named_parameters():
         assert torch.allclose(p.grad, expected[name], atol=1e-12)
 
 
 @pytest.mark.parametrize("statistic", ["batch-mean", "sample"])
 @pytest.mark.parametrize("center", [False, True])
-def test_end_stage_makes_t_from_the_inputs_of_the_head(tiny, statistic, center):
+def test_t_is_made_from_the_inputs_of_the_head(tiny, statistic, center):
     encoder = nn.Sequential(nn.Linear(76, 12), nn.BatchNorm1d(12), nn.Dropout(0.5), nn.ReLU())
     model = LateFusion({"fou": Unimodal(encoder, paper_head(12, 10))}).train()
     method = make("igm", model, ("fou",), tau=1.3, statistic=statistic, center=center)
     before = copy.deepcopy(model)
     parts = list(batches(tiny["train"], 32, None))
-    method.end_stage(Stage(("fou",), 1), iter(parts))
+    stage = Stage(("fou",), 1)
+    method.end_stage(stage, iter(parts))
+    optimizer = method.optimizer(stage, torch.optim.SGD(model.parameters(), lr=0.1))
+    method.begin_stage(stage, optimizer)  # alone, a modality is its own source
     assert equal(model, before)  # BatchNorm's statistics, too
     assert all(p.grad is None for p in model.parameters())
     assert all(module.training for module in model.modules())
@@ -214,28 +221,30 @@ def test_end_stage_makes_t_from_the_inputs_of_the_head(tiny, statistic, center):
         rows = rows - rows.mean(0) if center else rows
         moment = sum(np.outer(row, row) for row in rows)  # Eq. 2
         expected = modification_matrix(torch.from_numpy(moment), tau=1.3).float()
-        assert torch.allclose(method.matrices["fou"][layer], expected, atol=1e-6)
-    assert method.matrices["fou"].keys() == inputs.keys()
+        assert torch.allclose(optimizer.matrices[layer], expected, atol=1e-6)
+    assert optimizer.matrices.keys() == inputs.keys()
 
 
-def test_in_training_each_stage_uses_the_matrices_of_the_one_before(networks, tiny):
+def test_in_training_each_stage_uses_the_moments_of_the_one_before(networks, tiny):
     begins, ends = {}, []  # (round, modality) -> T at its first batch; T of each stage's end
 
-    class Watched(IGM):
+    class Watched(Interactive):
         def gradient(self, stage, batch, optimizer):
-            (j,) = stage.modalities
-            begins.setdefault((stage.round, j), self.matrices.get(self.previous(j)))
+            begins.setdefault((stage.round, stage.modalities[0]), optimizer.matrices)
             return super().gradient(stage, batch, optimizer)
 
         def end_stage(self, stage, batches):
             super().end_stage(stage, batches)
-            ends.append(self.matrices[stage.modalities[0]])
+            moments = self.covariances[stage.modalities[0]].matrices
+            ends.append({name: modification_matrix(Y, 20.0) for name, Y in moments.items()})
 
     train(networks(), tiny, Watched, epochs=2, rounds=2, progress=False, device="cpu")
     assert list(begins) == [(0, "fou"), (0, "kar"), (1, "fou"), (1, "kar")]
     first, *others = begins.values()
-    assert first is None  # T = I
-    assert all(begin is end for begin, end in zip(others, ends))
+    assert first == {}  # T = I
+    for begin, end in zip(others, ends):
+        assert begin.keys() == end.keys()
+        assert all(torch.equal(begin[name], end[name].float()) for name in begin)
     assert len(ends) == 4
 
 
@@ -293,7 +302,7 @@ def test_with_a_shared_head_alternating_is_not_unimodal(trained):
 
 def test_joint_training_moves_both_networks(trained, networks):
     model, start = trained("joint"), networks()
-    assert isinstance(find_method("joint")(model, ["fou", "kar"], Settings()), Joint)
+    assert isinstance(make("joint", model), Joint)
     for name in ("fou", "kar"):
         assert not close(model[name].encoder, start[name].encoder)
         assert not close(model[name].head, start[name].head)
@@ -322,7 +331,9 @@ def test_mixup_leaves_text_as_it_is(settings):
     batch["label"] = torch.randint(3, (6,))
     for name, mixed in (("text", False), ("x", True)):
         method = make("igm", model, ["text", "x"], mixup=1.0, tau=1e-9, **settings)
-        optimizer = SAM(torch.optim.SGD(model[name].parameters(), 0.1), method.settings.rho)
+        optimizer = method.optimizer(
+            Stage((name,), 1), torch.optim.SGD(model[name].parameters(), 0.1)
+        )
         torch.manual_seed(1)
         method.gradient(Stage((name,), 1), batch, optimizer)
         got = torch.cat([p.grad.flatten() for p in model[name].parameters()])

@@ -10,7 +10,9 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 from torch import nn
 
-from igm.metrics import features, interval, linear_probe, points, scores
+from igm.analysis.imbalance import features, linear_probe
+from igm.analysis.intervals import interval, points
+from igm.metrics import scores
 
 
 def random_predictions(seed: int, classes: int, n: int = 200):

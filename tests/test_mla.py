@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from igm import LateFusion, Settings, Unimodal, train
+from igm import LateFusion, Unimodal, train
 from igm.loading import batches
-from igm.methods import MLA, Alternating, Stage, find_method
-from igm.rivals.mla import project_off
+from igm.methods import Alternating, Joint, Stage, find_method
+from igm.rivals.mla import MLA, project_off
 from igm.sam import SAM
 from igm.seeds import derive_seed
 
@@ -21,7 +21,7 @@ WAYS = ["batch", "stage"]
 
 
 def make(model, **settings) -> MLA:
-    return MLA(model, ["fou", "kar"], Settings(method="mla", **settings))
+    return MLA(model, ["fou", "kar"], MLA.Settings.make(method="mla", **settings))
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:
@@ -316,8 +316,8 @@ def test_a_setting_that_does_not_fit_is_named(networks, tiny, method, settings, 
 
 def test_other_methods_take_one_step_a_batch(networks):
     stage = Stage(("fou",), 3, round=1)
-    method = Alternating(networks(), ["fou", "kar"], Settings(method="alternating"))
+    method = Alternating(networks(), ["fou", "kar"], Alternating.Settings())
     assert method.turns(stage) == [stage]
     both = Stage(("fou", "kar"), 3)
-    joint = find_method("joint")(networks(), ["fou", "kar"], Settings(method="joint"))
+    joint = Joint(networks(), ["fou", "kar"], Joint.Settings())
     assert joint.turns(both) == [both]

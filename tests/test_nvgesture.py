@@ -8,37 +8,32 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import fields
-from pathlib import Path
+from functools import partial
 
 import av
 import cv2
 import numpy as np
+import prepared
 import pytest
 import torch
+from prepared import tree
 from torchvision.transforms.v2 import functional as F
 
-import igm
 from igm.datasets import media, nvgesture
-from igm.datasets.layout import check, check_report
+from igm.datasets.layout import check
 from igm.datasets.media import Unreadable
-from igm.datasets.nvgesture import NVGESTURE, optical_flow, prepare, sample
-from igm.datasets.preparing import Output, Preparation
+from igm.datasets.nvgesture import NVGESTURE, optical_flow
+from igm.datasets.preparing import Output
 from igm.datasets.reading import Item
 from igm.datasets.synthetic import write_video
 from igm.datasets.tables import Faults
-from igm.loading import batches
-from igm.settings import Settings
 
 LIST = "nvgesture_{}_correct_v2.lst"
 ORIGINAL = "nvgesture_{}_correct_cvpr2016_v2.lst"
 SMALL = {"frames": 8, "size": 32}
+NAME = "nvgesture"
 
-
-def make(raw, out, workers=1, **options):
-    with Preparation("nvgesture", raw, out, options, workers, progress=False) as job:
-        prepare(job, **options)
-        return job.finish()
+make = partial(prepared.run, NVGESTURE)
 
 
 def line(recording, start=2, end=10, label=1, **other):
@@ -80,30 +75,16 @@ def write_lists(raw, train, test=("class_01/subject4_r0",)):
     (raw / ORIGINAL.format("test")).write_text("".join(f"{line(name)}\n" for name in test))
 
 
-@pytest.fixture(scope="module")
-def sampled(tmp_path_factory):
-    """The sample, raw and prepared: their folder, and the report."""
-    folder = tmp_path_factory.mktemp("nvgesture")
-    sample(folder / "raw", 0)
-    return folder, make(folder / "raw", folder / "NVGesture")
-
-
 def read(items, modality, train=False, seed=0, **options):
     reader = nvgesture.readers(**options)[modality]
     return reader.read(items, np.random.default_rng(seed), train, None)
 
 
-def files_in(folder):
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-    }
-
-
 # ---------------------------------------------------------------- the sample
 
 
-def test_the_sample_is_a_download_as_nvidia_gives_it(sampled):
-    raw = sampled[0] / "raw"
+def test_the_sample_is_a_download_as_nvidia_gives_it(made):
+    raw = made / "raw"
     text = (raw / ORIGINAL.format("train")).read_text()
     form = (
         r"path:\./Video_data/class_\d\d/subject\d+_r\d depth:sk_depth:\d+:\d+ color:sk_color:\d+:\d+ "
@@ -123,20 +104,8 @@ def test_the_sample_is_a_download_as_nvidia_gives_it(sampled):
     assert (folder / "sk_color_log.txt").read_text().startswith("img00000.png 14402025")
 
 
-def test_the_sample_is_the_same_twice_and_another_with_another_seed(sampled, tmp_path):
-    sample(tmp_path / "again", 0)
-    sample(tmp_path / "other", 1)
-    first = files_in(sampled[0] / "raw")
-    assert files_in(tmp_path / "again") == first
-    assert files_in(tmp_path / "other") != first
-
-
-def test_the_sample_is_small(sampled):
-    assert sum(map(len, files_in(sampled[0]).values())) < 3e6
-
-
-def test_the_flow_of_the_sample_goes_where_the_gesture_goes(sampled):
-    data = NVGESTURE.load(sampled[0], "test", cache=False, **SMALL)
+def test_the_flow_of_the_sample_goes_where_the_gesture_goes(made):
+    data = NVGESTURE.load(made, "test", cache=False, **SMALL)
     directions = [(1, 0), (0, 1), (-1, 0), (0, -1)]
     assert sorted(data.labels.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     for got in (data[i] for i in range(len(data))):
@@ -149,9 +118,9 @@ def test_the_flow_of_the_sample_goes_where_the_gesture_goes(sampled):
 # ---------------------------------------------------------------- prepare
 
 
-def test_prepare_makes_the_layout_file_by_file(sampled):
-    folder, report = sampled
-    out, raw = folder / "NVGesture", folder / "raw"
+def test_prepare_makes_the_layout_file_by_file(made):
+    out, raw = made / "NVGesture", made / "raw"
+    report = json.loads((out / "report.json").read_text())
     counts = {f"class_{c:02}": 4 for c in range(1, 6)}
     assert report["counts"]["train"] == counts and report["skipped"] == {}
     expected = {LIST.format("train"), LIST.format("test"), "manifest.json", "report.json"}
@@ -167,8 +136,7 @@ def test_prepare_makes_the_layout_file_by_file(sampled):
                 assert (out / name / file).read_bytes() == (raw / name / file).read_bytes()
                 expected.add(f"{name}/{file}")
             expected |= {f"{name}/duo_left_log.txt", f"{name}/flow_{start}_{end}.npz"}
-    there = {name for name in files_in(out) if not name.startswith(".prepare")}
-    assert there == expected
+    assert set(tree(out)) == expected
     assert set(json.loads((out / "manifest.json").read_text())["files"]) == {
         name for name in expected if name.startswith(("Video_data", "nvgesture"))
     }
@@ -187,9 +155,7 @@ def test_videos_are_links_or_copies(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", refuse)
     make(raw, tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere" / name).samefile(raw / name)
-    assert files_in(tmp_path / "elsewhere" / "Video_data") == files_in(
-        tmp_path / "copied/Video_data"
-    )
+    assert tree(tmp_path / "elsewhere" / "Video_data") == tree(tmp_path / "copied/Video_data")
 
 
 def test_a_link_is_made_over_an_older_file_and_over_itself(tmp_path):
@@ -208,10 +174,7 @@ def test_preparing_twice_gives_the_same_bytes_with_any_number_of_workers(raw, tm
     make(raw, tmp_path / "a", workers=1)
     time.sleep(1.1)  # no time of writing is in the files
     make(raw, tmp_path / "b", workers=2)
-    a, b = files_in(tmp_path / "a"), files_in(tmp_path / "b")
-    assert {n: x for n, x in a.items() if ".prepare" not in n} == {
-        n: x for n, x in b.items() if ".prepare" not in n
-    }
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
 def test_workers_do_not_wait_for_threads_that_opencv_had_before(raw, tmp_path):
@@ -233,7 +196,7 @@ def test_a_second_run_does_only_what_is_missing_or_has_changed(raw, tmp_path, mo
     out, done = tmp_path / "out", []
     make(raw, out)
     work = nvgesture.make_recording
-    before = files_in(out)
+    before = tree(out)
 
     def counted(output, root, items, *rest):
         done.append(items[0].name)
@@ -248,7 +211,7 @@ def test_a_second_run_does_only_what_is_missing_or_has_changed(raw, tmp_path, mo
     make(raw, out)
     assert done == ["class_01/subject2_r0:2:10", "class_01/subject3_r0:2:10"]
     name = "Video_data/class_01/subject2_r0/flow_2_10.npz"
-    assert files_in(out)[name] == before[name]
+    assert tree(out)[name] == before[name]
 
 
 def test_two_gestures_in_one_recording_have_a_flow_each(raw, tmp_path):
@@ -262,15 +225,13 @@ def test_two_gestures_in_one_recording_have_a_flow_each(raw, tmp_path):
     assert check(NVGESTURE, tmp_path, full=True, progress=False).usable
 
 
-def test_the_lists_of_the_layout_are_good_as_raw_data_too(sampled, tmp_path):
+def test_the_lists_of_the_layout_are_good_as_raw_data_too(made, tmp_path):
     """Who has the layout already, without flow, prepares it from itself."""
     shutil.copytree(
-        sampled[0] / "NVGesture", tmp_path / "had", ignore=shutil.ignore_patterns("*.npz", ".p*")
+        made / "NVGesture", tmp_path / "had", ignore=shutil.ignore_patterns("*.npz", ".p*")
     )
     make(tmp_path / "had", tmp_path / "NVGesture")
-    assert files_in(tmp_path / "NVGesture/Video_data") == files_in(
-        sampled[0] / "NVGesture/Video_data"
-    )
+    assert tree(tmp_path / "NVGesture/Video_data") == tree(made / "NVGesture/Video_data")
 
 
 # ---------------------------------------------------------------- the flow
@@ -510,69 +471,23 @@ def test_an_option_out_of_its_range_is_refused(options, word):
 # ---------------------------------------------------------------- the data set
 
 
-def test_labels_are_those_of_the_lists_not_of_the_folders(sampled):
-    train = {
-        item.name: item.label for item in nvgesture.rows(sampled[0] / "raw", "train", Faults())
-    }
+def test_labels_are_those_of_the_lists_not_of_the_folders(made):
+    train = {item.name: item.label for item in nvgesture.rows(made / "raw", "train", Faults())}
     odd = {name: label for name, label in train.items() if name[:8] != f"class_{label + 1:02}"}
     assert len(odd) == 1 and list(odd.values()) == [1]
     assert next(iter(odd)).startswith("class_01/subject4_r1:")
     assert NVGESTURE.classes[0] == "class_01" and NVGESTURE.classes[24] == "class_25"
 
 
-def test_a_sample_has_three_modalities_in_order(sampled):
-    data = NVGESTURE.load(sampled[0], "train", **SMALL)
+def test_a_sample_has_three_modalities_in_order(made):
+    data = NVGESTURE.load(made, "train", **SMALL)
     assert data.modalities == ["depth", "rgb", "flow"]
     assert {m: tuple(s) for m, s in data.shapes.items()} == {
         "depth": (1, 8, 32, 32),
         "rgb": (3, 8, 32, 32),
         "flow": (2, 8, 32, 32),
     }
-    assert not (sampled[0] / "NVGesture/.igm-cache").exists()
-
-
-def test_a_share_of_train_is_held_out_where_there_is_no_list_of_valid(sampled, tmp_path):
-    train, valid = (NVGESTURE.load(sampled[0], s) for s in ("train", "valid"))
-    assert train.labels.bincount().tolist() == [3] * 5
-    assert valid.labels.bincount().tolist() == [1] * 5
-    names = [{item.name for item in data.items} for data in (train, valid)]
-    assert not names[0] & names[1]
-    root = tmp_path / "NVGesture"
-    shutil.copytree(sampled[0] / "NVGesture", root)
-    shutil.copy(root / LIST.format("test"), root / LIST.format("valid"))
-    assert len(NVGESTURE.load(tmp_path, "valid")) == 10
-    assert len(NVGESTURE.load(tmp_path, "train")) == 20
-
-
-def test_batches_are_the_same_from_any_number_of_workers(sampled):
-    data = NVGESTURE.load(sampled[0], "train", cache=False, **SMALL)
-    runs = [list(batches(data, 4, seed=3, workers=workers)) for workers in (0, 2)]
-    for a, b in zip(*runs, strict=True):
-        assert all(torch.equal(a[key], b[key]) for key in a)
-    other = list(batches(data, 4, seed=4))
-    assert not all(torch.equal(a["rgb"], b["rgb"]) for a, b in zip(runs[0], other))
-
-
-def test_check_compares_with_the_published_totals(sampled):
-    report = check_report(NVGESTURE, check(NVGESTURE, sampled[0], full=True, progress=False))
-    assert "train: 20 samples, published 1,050" in report
-    assert "test: 10 samples, published 482" in report
-    assert "usable (90 files decoded)" in report
-
-
-def test_the_root_may_be_the_folder_or_the_one_it_is_in(sampled):
-    assert len(NVGESTURE.load(sampled[0], "test")) == len(
-        NVGESTURE.load(sampled[0] / "NVGesture", "test")
-    )
-
-
-def test_the_config_has_known_settings():
-    path = Path(igm.__file__).parent / "configs/nvgesture.json"
-    config = json.loads(path.read_text())
-    assert set(config) <= {f.name for f in fields(Settings)} | {"data", "reading", "network"}
-    assert config.pop("data") == "nvgesture"
-    settings = Settings(**config)
-    assert (settings.rho, settings.tau, settings.batch_size) == (1e-15, 0.4, 6)
+    assert not (made / "NVGesture/.igm-cache").exists()
 
 
 # ---------------------------------------------------------------- hostile lists
@@ -716,10 +631,7 @@ def test_links_out_of_the_raw_folder_are_not_followed_unless_asked(raw, tmp_path
     inside.symlink_to(tmp_path / "elsewhere")
     report = make(raw, tmp_path / "out")
     assert "is a link out of the raw folder" in report["skipped"]["class_01/subject2_r0"]
-    options = {"follow_links": True, "progress": False, "workers": 1}
-    with Preparation("nvgesture", raw, tmp_path / "all", {}, **options) as job:
-        prepare(job)
-        assert job.finish()["skipped"] == {}
+    assert make(raw, tmp_path / "all", follow_links=True)["skipped"] == {}
 
 
 def test_names_may_have_other_letters(raw, tmp_path):
@@ -748,19 +660,6 @@ def test_lists_may_be_in_another_folder(raw, tmp_path):
     for split in ("train", "test"):
         (raw / ORIGINAL.format(split)).rename(tmp_path / "lists" / LIST.format(split))
     assert make(raw, tmp_path / "out", annotations=str(tmp_path / "lists"))["skipped"] == {}
-
-
-def test_nothing_readable_at_all_is_an_error(raw, tmp_path):
-    for path in raw.rglob("*.avi"):
-        path.write_bytes(b"")
-    with pytest.raises(ValueError, match="nothing could be prepared from .*is empty"):
-        make(raw, tmp_path / "out")
-
-
-def test_a_file_in_the_place_of_a_folder_is_one_error(raw, tmp_path):
-    (tmp_path / "out").write_text("")
-    with pytest.raises(FileExistsError, match="is a file"):
-        make(raw, tmp_path / "out")
 
 
 def test_check_names_a_flow_that_is_missing_or_damaged(raw, tmp_path):

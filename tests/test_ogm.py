@@ -8,16 +8,16 @@ import torch
 from scipy.special import softmax
 from torch import nn
 
-from igm import SAM, Concatenation, LateFusion, Settings, Unimodal, build_model, train
+from igm import SAM, Concatenation, LateFusion, Unimodal, build_model, train
 from igm.loading import batches
-from igm.methods import OGM, Stage
-from igm.rivals.ogm import coefficient, head_shares, modulate
+from igm.methods import Stage
+from igm.rivals.ogm import OGM, coefficient, head_shares, modulate
 
 NAMES = ("image", "audio", "text")
 
 
 def make(model, modalities=NAMES[:2], **settings):
-    return OGM(model, list(modalities), Settings(method="ogm", **settings))
+    return OGM(model, list(modalities), OGM.Settings.make(method="ogm", **settings))
 
 
 def a_batch(modalities=NAMES[:2], n=20, d=5, c=4) -> dict:

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from igm.metrics import interval
+from igm.analysis.intervals import interval
 from igm_book.plots import (
     COLOURS,
     LINES,

@@ -118,20 +118,6 @@ def saved(folder: Path) -> list[dict]:
     return state["history"] if state else []
 
 
-@pytest.mark.parametrize("method", ["joint", "alternating", "igm"])
-def test_a_run_that_is_older_than_some_settings_can_be_resumed(tmp_path, tiny, method):
-    go(tmp_path / "run", tiny, method)
-    path = tmp_path / "run" / "run.json"
-    record = json.loads(path.read_text())
-    for name in ("alternate", "mla_alpha", "ogm_alpha", "ogm_epochs", "warmup", "beta2"):
-        del record["settings"][name]
-    path.write_text(json.dumps(record))
-    assert go(tmp_path / "run", tiny, method).results == record["results"]
-
-
-# ---------------------------------------------------------------- processes that are killed
-
-
 def fork(work: Callable[[], object]) -> int:
     """Begins ``work()`` in a child; returns its process number."""
     child = os.fork()
@@ -363,7 +349,7 @@ def test_a_resumed_run_is_the_run_object_of_an_uninterrupted_one(whole, interrup
     assert (run.best_epoch, run.why) == (whole_run["best_epoch"], whole_run["why"])
     assert evaluate(run.model, data["test"]) == run.results["test"]
     assert not run.model.training
-    assert set(run.method.matrices) == {"fou", "kar"}
+    assert set(run.method.covariances) == {"fou", "kar"}
 
 
 def test_resuming_what_is_not_there_begins_it(whole, data, tmp_path):
@@ -596,8 +582,8 @@ class Failing(Alternating):
     at: int | None = None  # counted from 1, 4 steps an epoch
     poison = staticmethod(Poison.apply)
 
-    def __init__(self, model, modalities, settings):
-        super().__init__(model, modalities, settings)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
         self.seen = []  # the samples of each step
 
     def loss(self, stage, batch):
@@ -637,7 +623,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(whole, fails,
     message, steps = fails(folder, 4 * 3 + 2, lambda loss: loss * math.nan)
     assert "the loss of fou became nan in epoch 3, on the samples" in message
     assert samples_in(message) == [steps[-1]]
-    assert len(steps) == 14 and "the step before" not in message  # the weights are still finite
+    assert len(steps) == 14
     assert f"The last good checkpoint is {folder / 'checkpoint.pt'}, of epoch 3" in message
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == f"failed: {message}"
@@ -657,18 +643,18 @@ def test_in_the_first_epoch_there_is_no_checkpoint_to_name(fails, tmp_path):
     assert saved(tmp_path / "run") == []
 
 
-def test_a_gradient_that_is_not_finite_names_the_step_before(fails, tmp_path):
+def test_a_gradient_that_is_not_finite_is_seen_in_the_next_loss(fails, tmp_path):
     message, steps = fails(tmp_path / "run", 4 * 3 + 2)
-    assert "perhaps by the gradient of the step before, on" in message
+    assert "the loss of fou became nan in epoch 3" in message
     assert len(steps) == 15
-    assert samples_in(message) == [steps[14], steps[13]]
+    assert samples_in(message) == [steps[14]]
 
 
 @pytest.mark.parametrize("epoch", [3, 4, 5])
 def test_a_gradient_that_is_not_finite_in_the_last_step_of_an_epoch(fails, tmp_path, epoch):
     folder = tmp_path / "run"
     message, steps = fails(folder, 4 * epoch, select="last")
-    assert samples_in(message) == [steps[4 * epoch - 1]]
+    assert "the weights of" in message and samples_in(message) == [steps[4 * epoch - 1]]
     assert f"of epoch {epoch - 1}" in message
     assert len(saved(folder)) == epoch - 1
     weights = runs.load_checkpoint(folder)["model"].values()
@@ -937,50 +923,3 @@ def test_a_folder_that_holds_no_run_is_not_touched(data, tmp_path):
     with pytest.raises(FileNotFoundError, match="run.json is not there: give the folder of a run"):
         go(tmp_path, data)
     assert files(tmp_path) == {"thesis.txt": b"precious"}
-
-
-# ---------------------------------------------------------------- TensorBoard
-
-
-def check_board(folder: Path, history: list[dict]) -> None:
-    """The events hold the numbers of the history, as float32."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder / "tensorboard")).Reload()
-    expected = {}  # tag -> [(epoch, value)]
-    for epoch, row in enumerate(history, start=1):
-        for name in ("loss", "lr"):
-            expected.setdefault(f"{name}/{row['modality']}", []).append((epoch, row[name]))
-        for score in ("valid", "valid_macro_f1", "valid_map"):
-            for name, value in row[score].items():
-                expected.setdefault(f"{score}/{name}", []).append((epoch, value))
-    assert set(events.Tags()["scalars"]) == set(expected)
-    for tag, points in expected.items():
-        found = [(event.step, event.value) for event in events.Scalars(tag)]
-        assert [step for step, _ in found] == [step for step, _ in points]
-        assert [value for _, value in found] == pytest.approx([x for _, x in points], rel=1e-6)
-
-
-def test_tensorboard_reads_the_history(data, tmp_path):
-    pytest.importorskip("tensorboard")
-    run = go(tmp_path / "run", data, tensorboard=True)
-    check_board(tmp_path / "run", run.history)
-
-
-def test_tensorboard_reads_the_whole_history_of_a_run_that_was_killed(data, tmp_path):
-    pytest.importorskip("tensorboard")
-    folder = tmp_path / "run"
-    for times in (3, 1):
-        death = ("replace", "checkpoint.pt", times)
-        time.sleep(
-            1 - time.time() % 1
-        )  # the files of events are read in the order of their seconds
-        lives_until(death, False, lambda: go(folder, data, tensorboard=True))
-    time.sleep(1 - time.time() % 1)
-    run = go(folder, data, tensorboard=True)
-    check_board(folder, run.history)
-
-
-def test_tensorboard_needs_a_folder(data):
-    with pytest.raises(ValueError, match="tensorboard needs a folder for the run: give out"):
-        train(network(data), data, tensorboard=True, progress=False, device="cpu")

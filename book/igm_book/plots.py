@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from igm.analysis.compare import Comparison
-from igm.metrics import interval
+from igm.analysis.intervals import interval
 from igm.runs import write
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]

@@ -1,4 +1,4 @@
-"""Runs a study over conditions and seeds, and writes its record beside the script.
+"""What the studies share: ``digits``, ``train`` and ``scores`` for a run, ``main`` for all runs and the record.
 
 A study is a module with a docstring (its question), SETTINGS, CONDITIONS (a list of names), SEEDS, and
 ``run(condition, seed) -> {measure: number}``. The record NAME.json holds them all, with the versions and the
@@ -13,12 +13,54 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import fields
 from pathlib import Path
 
 import numpy
 import torch
+from torch import nn
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
+
+import igm
+from igm.datasets import load_splits
+from igm.methods import Method, find_method
+
+
+def digits(settings: Mapping, seed: int) -> dict[str, Dataset]:
+    """The splits of the digits, with as many training samples and as much noise as a study's SETTINGS say."""
+    return load_splits("digits", samples=settings["samples"], noise=settings["noise"], seed=seed)
+
+
+def train(
+    model: nn.Module,
+    data: Mapping[str, Dataset],
+    seed: int,
+    common: Mapping,
+    method: str | type[Method] = "igm",
+    **settings,
+) -> igm.Run:
+    """Trains on the CPU, without a progress bar.
+
+    Args:
+        common: settings for all methods of a study; a method that has no such setting, such as ``rounds``, goes
+            without it.
+        settings: those of this run alone. They win over the common ones, and one that the method lacks is an error.
+    """
+    known = {field.name for field in fields(find_method(method).Settings)}
+    given = {name: value for name, value in common.items() if name in known} | settings
+    return igm.train(model, data, method, progress=False, **given | {"seed": seed, "device": "cpu"})
+
+
+def scores(run: igm.Run, *splits: str) -> dict[str, float]:
+    """The accuracy of each output on some splits, e.g. ``{"test audio": 0.8, "test fused": 0.9}``."""
+    return {
+        f"{split} {output}": score["accuracy"]
+        for split in splits
+        for output, score in run.results[split].items()
+    }
 
 
 def main(study: dict) -> None:

@@ -1,10 +1,9 @@
 """What does each part of IGM add? Alternating training with and without GM (tau 0.4 and 20) and SAM, with separate
 heads and with one shared head, against joint training, on the digits."""
 
-from _study import main
+from _study import digits, main, train
 
 import igm
-from igm.datasets import load_splits
 
 SETTINGS = {
     "samples": 800,
@@ -31,12 +30,11 @@ RERUN = ("shared: GM, tau 20", 0)
 def run(condition: str, seed: int) -> dict[str, float]:
     heads, part = condition.split(": ")
     method, tau, with_sam = PARTS[part]
-    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
+    data = digits(SETTINGS, seed)
     model = igm.build_model(data["train"].shapes, 10, shared_head=heads == "shared", seed=seed)
-    options = dict(SETTINGS["train"], rho=SETTINGS["rho"] if with_sam else 0.0)
-    if tau is not None:
-        options |= {"tau": tau, "statistic": "batch-mean"}
-    trained = igm.train(model, data, method, seed=seed, device="cpu", progress=False, **options)
+    gm = {} if tau is None else {"tau": tau, "statistic": "batch-mean"}
+    rho = SETTINGS["rho"] if with_sam else 0.0
+    trained = train(model, data, seed, SETTINGS["train"], method, rho=rho, **gm)
     return {name: score["accuracy"] for name, score in trained.results["test"].items()}
 
 

@@ -1,10 +1,9 @@
 """What does training one modality at a time cost or gain? Joint against alternating networks on the digits: with a
 head for each modality, and with one shared head in 1, 2, 5 or 10 rounds, where one modality can undo the other."""
 
-from _study import main
+from _study import digits, main, train
 
 import igm
-from igm.datasets import load_splits
 from igm.models import FUSIONS
 
 SETTINGS = {
@@ -22,17 +21,14 @@ RERUN = ("shared audio image 2", 3)
 
 def run(condition: str, seed: int) -> dict[str, float]:
     kind, *rest = condition.split()
-    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
+    data = digits(SETTINGS, seed)
     fusion = "concat" if rest == ["concat"] else "late"
     model = igm.build_model(
         data["train"].shapes, 10, fusion=fusion, shared_head=kind == "shared", seed=seed
     )
-    options = {"method": "joint"} if kind == "joint" else {"method": "alternating"}
-    if kind == "shared":
-        options |= {"modalities": rest[:2], "rounds": int(rest[2])}
-    trained = igm.train(
-        model, data, seed=seed, device="cpu", progress=False, **options, **SETTINGS["train"]
-    )
+    method = "joint" if kind == "joint" else "alternating"
+    turns = {"modalities": rest[:2], "rounds": int(rest[2])} if kind == "shared" else {}
+    trained = train(model, data, seed, SETTINGS["train"], method, **turns)
     result = {name: score["accuracy"] for name, score in trained.results["test"].items()}
     if fusion == "late":  # the same logits, put together in each way
         for rule in FUSIONS:

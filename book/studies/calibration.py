@@ -4,7 +4,7 @@ and what the fused prediction gains when each network's logits are divided by a 
 import math
 
 import torch
-from _study import main
+from _study import main, train
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,8 +34,7 @@ def run(condition: str, seed: int) -> dict[str, float]:
     name, lr, rho = condition.split()
     data = load_splits(name, seed=seed, **SETTINGS[name])
     model = igm.build_model(data["train"].shapes, 10, seed=seed)
-    options = SETTINGS["train"] | {"lr": float(lr), "rho": float(rho), "device": "cpu"}
-    igm.train(model, data, "alternating", seed=seed, progress=False, **options)
+    train(model, data, seed, SETTINGS["train"], "alternating", lr=float(lr), rho=float(rho))
     model.eval()
     with torch.no_grad():
         valid, test = (model(data[split].inputs) for split in ("valid", "test"))

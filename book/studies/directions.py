@@ -5,12 +5,11 @@ how much the gradient changes, how much of the image's first-order progress it k
 from copy import deepcopy
 
 import torch
-from _study import main
+from _study import digits, main, train
 from torch.nn.functional import cross_entropy
 
 import igm
 from igm.analysis.controls import with_directions
-from igm.datasets import load_splits
 from igm.flat import modification_matrix
 from igm.loading import batches
 from igm.seeds import derive_seed
@@ -34,8 +33,8 @@ RERUN = ("batch means", 0)
 
 
 def train_on(modality: str, epochs: int, model, data, seed: int) -> None:
-    options = dict(modalities=[modality], seed=seed, device="cpu", progress=False)
-    igm.train(model, data, "unimodal", **options, **SETTINGS["train"] | {"epochs": epochs})
+    only = {"modalities": [modality], "epochs": epochs}
+    train(model, data, seed, SETTINGS["train"], "unimodal", **only)
 
 
 def head_inputs(network: igm.Unimodal, inputs: torch.Tensor, **options) -> igm.FeatureCovariance:
@@ -70,7 +69,7 @@ def inner(a, b) -> float:
 
 def run(condition: str, seed: int) -> dict[str, float]:
     options, image_epochs = MOMENTS[condition]
-    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
+    data = digits(SETTINGS, seed)
     inputs = data["train"].inputs
     model = igm.build_model(data["train"].shapes, 10, shared_head=True, seed=seed)
     audio, image = model["audio"], model["image"]

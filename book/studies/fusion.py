@@ -2,10 +2,9 @@
 without the image: networks trained apart and fused by three rules, against one network on both features."""
 
 import torch
-from _study import main
+from _study import digits, main, train
 
 import igm
-from igm.datasets import load_splits
 from igm.metrics import accuracy
 
 SETTINGS = {
@@ -20,12 +19,12 @@ RERUN = ("late", 3)
 
 
 def run(condition: str, seed: int) -> dict[str, float]:
-    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
+    data = digits(SETTINGS, seed)
     model = igm.build_model(
         data["train"].shapes, 10, fusion="concat" if condition == "early" else "late", seed=seed
     )
     method = "joint" if condition == "early" else "unimodal"
-    igm.train(model, data, method, seed=seed, device="cpu", progress=False, **SETTINGS["train"])
+    train(model, data, seed, SETTINGS["train"], method)
     model.eval()
     result = {}
     for level in SETTINGS["test_image_noise"]:

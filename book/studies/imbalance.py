@@ -1,11 +1,10 @@
 """How far does joint training starve the weaker modality? Joint against unimodal networks on the digits, as the
 noise of the image goes up: the accuracy of each modality's own head, and of a linear probe on each encoder."""
 
-from _study import main
+from _study import digits, main, train
 
 import igm
-from igm.datasets import load_splits
-from igm.metrics import linear_probe
+from igm.analysis.imbalance import linear_probe
 
 SETTINGS = {
     "samples": 800,
@@ -19,7 +18,7 @@ SEEDS = range(10)
 
 def run(condition: str, seed: int) -> dict[str, float]:
     noise = {"image": float(condition.split()[-1])} | SETTINGS["noise"]
-    data = load_splits("digits", samples=SETTINGS["samples"], noise=noise, seed=seed)
+    data = digits(SETTINGS | {"noise": noise}, seed)
     shapes = data["train"].shapes
     result = {}
     for name, method, fusion in [
@@ -30,9 +29,7 @@ def run(condition: str, seed: int) -> dict[str, float]:
     ]:
         model = igm.build_model(shapes, 10, fusion=fusion, seed=seed)
         if method:
-            trained = igm.train(
-                model, data, method, seed=seed, device="cpu", progress=False, **SETTINGS["train"]
-            )
+            trained = train(model, data, seed, SETTINGS["train"], method)
             for output, score in trained.results["test"].items():
                 result[f"{name} {output}"] = score["accuracy"]
         for modality in shapes:

@@ -3,7 +3,7 @@ loss along random filter-normalised directions, the curvature of the training lo
 the test accuracy."""
 
 import torch
-from _study import main
+from _study import digits, main, train
 
 import igm
 from igm.analysis.landscape import (
@@ -13,7 +13,6 @@ from igm.analysis.landscape import (
     random_direction,
     worst_case_loss,
 )
-from igm.datasets import load_splits
 from igm.metrics import accuracy
 
 SETTINGS = {
@@ -44,11 +43,10 @@ RERUN = ("IGM", 0)
 
 
 def run(condition: str, seed: int) -> dict[str, float]:
-    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
+    data = digits(SETTINGS, seed)
     shared = condition not in ("joint", "separate heads")
     model = igm.build_model(data["train"].shapes, 10, shared_head=shared, seed=seed)
-    options = SETTINGS["train"] | METHODS[condition]
-    trained = igm.train(model, data, seed=seed, device="cpu", progress=False, **options)
+    trained = train(model, data, seed, SETTINGS["train"], **METHODS[condition])
     test = trained.results["test"]
     result = {"test fused": test["fused"]["accuracy"]}
     for name in SETTINGS["train"]["modalities"]:

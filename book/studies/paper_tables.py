@@ -2,12 +2,11 @@
 direction only, on more or fewer layers, with other tau and other rho, and the singular values that SAM leaves."""
 
 import torch
-from _study import main
+from _study import digits, main, scores, train
 from torch import nn
 
 import igm
-from igm.datasets import load_splits
-from igm.models import seeded_network
+from igm.encoders.small import seeded_network
 
 SETTINGS = {
     "samples": 800,
@@ -64,7 +63,7 @@ def options(table: str, value: str) -> dict:
 
 def run(condition: str, seed: int) -> dict[str, float]:
     table, value = condition.split(": ")
-    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
+    data = digits(SETTINGS, seed)
     shapes, shared = data["train"].shapes, "shared" in table
     if table == "scope":
         model = seeded_network(dict.fromkeys(shapes, pooled_encoder), 10, seed=seed)
@@ -74,10 +73,9 @@ def run(condition: str, seed: int) -> dict[str, float]:
     if table.startswith("one-way"):
         initial = igm.evaluate(model, data["valid"])
         result["valid fused after stage 0"] = initial["fused"]["accuracy"]
-    settings = SETTINGS["train"] | SETTINGS["igm"] | options(table, value)
-    trained = igm.train(model, data, "igm", seed=seed, device="cpu", progress=False, **settings)
-    for output, scores in trained.results["test"].items():
-        result[f"test {output}"] = scores["accuracy"]
+    settings = SETTINGS["igm"] | options(table, value)
+    trained = train(model, data, seed, SETTINGS["train"], "igm", **settings)
+    result |= scores(trained, "test")
     result["test fused mAP"] = trained.results["test"]["fused"]["map"]
     if table.startswith("one-way"):
         # Of each stage, its last epoch.

@@ -3,13 +3,13 @@ of the old modality, what does it leave for the new one to learn in, and how do 
 
 import numpy as np
 import torch
-from _study import main
+from _study import digits, main, scores, train
 
 import igm
 from igm.analysis.controls import with_directions
 from igm.analysis.imbalance import gradient_cosine, head_gradients
-from igm.datasets import load_splits
-from igm.methods import IGM, MLA, Alternating
+from igm.methods import Alternating, Interactive
+from igm.rivals import MLA
 from igm.seeds import derive_seed
 
 SETTINGS = {
@@ -30,8 +30,8 @@ QUANTILES = (5, 25, 50, 75, 95)
 class SameScale(MLA):
     """A control: a multiple of the identity, with the norm that P has."""
 
-    def modifications(self, j):
-        P = super().modifications(j)
+    def projections_of(self, j):
+        P = super().projections_of(j)
         return {
             name: p.norm() / len(p) ** 0.5 * torch.eye(len(p), dtype=p.dtype)
             for name, p in P.items()
@@ -41,8 +41,8 @@ class SameScale(MLA):
 class RandomDirections(MLA):
     """A control: the eigenvalues of P, along orthogonal directions drawn at random."""
 
-    def __init__(self, model, modalities, settings):
-        super().__init__(model, modalities, settings)
+    def __init__(self, *args):
+        super().__init__(*args)
         self.turned = {}
 
     def take_out(self, name, features):
@@ -52,8 +52,8 @@ class RandomDirections(MLA):
         generator = torch.Generator().manual_seed(seed)
         self.turned[name] = with_directions(P, generator=generator)
 
-    def modifications(self, j):
-        return {name: self.turned[name] for name in super().modifications(j)}
+    def projections_of(self, j):
+        return {name: self.turned[name] for name in super().projections_of(j)}
 
 
 EACH_BATCH = {"alternate": "batch"}
@@ -63,8 +63,11 @@ METHODS = {
     "stages: projection": (MLA, PROJECTION),
     "stages: same scale": (SameScale, PROJECTION),
     "stages: random directions": (RandomDirections, PROJECTION),
-    "stages: GM, tau 0.4": (IGM, {"tau": 0.4, "statistic": "batch-mean", "rho": 0.0}),
-    "stages: GM, tau 20, per sample": (IGM, {"tau": 20.0, "statistic": "sample", "rho": 0.0}),
+    "stages: GM, tau 0.4": (Interactive, {"tau": 0.4, "statistic": "batch-mean", "rho": 0.0}),
+    "stages: GM, tau 20, per sample": (
+        Interactive,
+        {"tau": 20.0, "statistic": "sample", "rho": 0.0},
+    ),
     "stages: separate heads": (Alternating, {}),
     "each batch: none": (Alternating, EACH_BATCH),
     "each batch: projection": (MLA, PROJECTION | EACH_BATCH),
@@ -82,8 +85,8 @@ def watched(kind: type, data: dict) -> type:
         step, phases, cosines = 0, 0, ()
         kept = ()  # (phase, share of the gradient's norm that the matrices leave)
 
-        def __init__(self, model, modalities, settings):
-            super().__init__(model, modalities, settings)
+        def __init__(self, *args):
+            super().__init__(*args)
             self.head = [p.clone() for p in self.weights()]
             self.noted = {}
 
@@ -98,7 +101,10 @@ def watched(kind: type, data: dict) -> type:
             meets = self.settings.alternate == "batch" or self.phases
             if meets and self.step % SETTINGS["every"] < 2:  # two: each modality has its turn
                 g = {j: head_gradients(self.model[j], batch[j], batch["label"]) for j in ORDER}
-                T = self.modifications(new) if hasattr(self, "modifications") else {}
+                if isinstance(self, MLA):
+                    T = self.projections_of(new)
+                else:  # SAM, the optimiser of plain alternating training, has none
+                    T = getattr(optimizer, "matrices", {})
                 self.cosines += (gradient_cosine(g[old], g[new], T),)
                 self.kept += ((self.phases + 1, share_kept(g[new], T)),)
             return super().gradient(stage, batch, optimizer)
@@ -115,9 +121,9 @@ def watched(kind: type, data: dict) -> type:
 
         def note(self):
             self.phases += 1
-            scores = igm.evaluate(self.model.eval(), data["test"])
+            tested = igm.evaluate(self.model.eval(), data["test"])
             self.model.train()
-            for output, score in scores.items():
+            for output, score in tested.items():
                 self.noted[f"{output} after {self.phases}"] = score["accuracy"]
             for name, P in getattr(self, "projections", {}).items():
                 self.noted[f"trace {name} after {self.phases}"] = (P.trace() / len(P)).item()
@@ -139,23 +145,13 @@ def share_kept(gradient: dict, T: dict) -> float:
 
 def run(condition: str, seed: int) -> dict[str, float]:
     kind, options = METHODS[condition]
-    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
+    data = digits(SETTINGS, seed)
     shared = condition != "stages: separate heads"
     model = igm.build_model(data["train"].shapes, 10, shared_head=shared, seed=seed)
-    trained = igm.train(
-        model,
-        data,
-        watched(kind, data),
-        modalities=ORDER,
-        seed=seed,
-        device="cpu",
-        progress=False,
-        **SETTINGS["train"],
-        **options,
-    )
+    method, options = watched(kind, data), {"modalities": ORDER} | options
+    trained = train(model, data, seed, SETTINGS["train"], method, **options)
     watch = trained.method
-    result = {f"test {o}": score["accuracy"] for o, score in trained.results["test"].items()}
-    result |= watch.noted
+    result = scores(trained, "test") | watch.noted
     cosines = np.array(watch.cosines)
     result["cosine mean"] = cosines.mean()
     result |= {f"cosine {q} %": np.percentile(cosines, q) for q in QUANTILES}

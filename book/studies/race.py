@@ -2,12 +2,11 @@
 reaches each encoder, epoch by epoch, on the digits: each modality alone, and jointly by late fusion."""
 
 import torch
-from _study import main
+from _study import digits, main, train
 from torch.nn import functional as F
 
 import igm
-from igm.datasets import load_splits
-from igm.methods import Joint, Unimodal
+from igm.methods import EachAlone, Joint
 
 SETTINGS = {
     "samples": 800,
@@ -34,7 +33,7 @@ class Watch:
         return loss
 
 
-class WatchedUnimodal(Watch, Unimodal):
+class WatchedAlone(Watch, EachAlone):
     pass
 
 
@@ -43,12 +42,10 @@ class WatchedJoint(Watch, Joint):
 
 
 def run(condition: str, seed: int) -> dict[str, float]:
-    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
+    data = digits(SETTINGS, seed)
     model = igm.build_model(data["train"].shapes, 10, seed=seed)
-    method = WatchedJoint if condition == "joint" else WatchedUnimodal
-    trained = igm.train(
-        model, data, method, seed=seed, device="cpu", progress=False, **SETTINGS["train"]
-    )
+    method = WatchedJoint if condition == "joint" else WatchedAlone
+    trained = train(model, data, seed, SETTINGS["train"], method)
     result = {}
     for name, steps in trained.method.log.items():
         epochs = torch.tensor(steps).reshape(SETTINGS["train"]["epochs"], -1, 2).mean(1)

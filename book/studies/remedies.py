@@ -6,14 +6,13 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-from _study import main
+from _study import digits, main, train
 from torch.nn import functional as F
 
 import igm
-from igm.analysis.imbalance import discrepancy_ratio
-from igm.datasets import load_splits
-from igm.methods import OGM, Joint
-from igm.metrics import linear_probe
+from igm.analysis.imbalance import discrepancy_ratio, linear_probe
+from igm.methods import Joint
+from igm.rivals import OGM
 
 SETTINGS = {
     "samples": 800,
@@ -104,12 +103,11 @@ def run(condition: str, seed: int) -> dict[str, float]:
     head, fusion = "paper" if heads else "linear", "late"
     if kind == "concatenation":
         fusion = "concat"
-    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
+    data = digits(SETTINGS, seed)
 
-    def train(method, **options):
+    def train_by(method, options):
         model = igm.build_model(data["train"].shapes, 10, fusion=fusion, seed=seed, head=head)
-        options = {"seed": seed, "device": "cpu", "progress": False} | SETTINGS["train"] | options
-        return igm.train(model, data, method, **options)
+        return train(model, data, seed, SETTINGS["train"] | options, method)
 
     options = {"ogm_alpha": SETTINGS["alpha_of_controls"], "ogm_noise": False}
     method = HalvedLosses if kind == "halved" else METHODS.get(name, Watched)
@@ -120,11 +118,9 @@ def run(condition: str, seed: int) -> dict[str, float]:
     elif name.startswith("audio times"):
         method = fixed({"audio": float(name.split()[-1])})
     elif name == "yoked":  # to the mean coefficients of OGM with the same seed
-        log = train(Watched, **options).method.log
+        log = train_by(Watched, options).method.log
         method = fixed({m: np.mean(log[f"{m} coefficient"]) for m in data["train"].modalities})
-    elif name == "alternating":
-        options = {}
-    trained = train(method, **options | OPTIONS.get(name, {}))
+    trained = train_by(method, options | OPTIONS.get(name, {}))
 
     result = {"valid fused": trained.results["valid"]["fused"]["accuracy"]}
     result |= {output: score["accuracy"] for output, score in trained.results["test"].items()}

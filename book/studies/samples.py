@@ -4,9 +4,8 @@ paper's five data sets."""
 import tempfile
 from pathlib import Path
 
-from _study import main
+from _study import main, scores, train
 
-import igm
 from igm.datasets import LAYOUTS
 from igm.datasets.layout import make_sample
 from igm.encoders.build import build_network
@@ -61,9 +60,9 @@ def run(condition: str, seed: int) -> dict[str, float]:
         model = build_network(
             layout.network, len(layout.classes), splits["train"].modalities, seed=seed, **network
         )
-        options = SETTINGS["train"] | settings["train"] | METHODS[method]
-        trained = igm.train(model, splits, seed=seed, progress=False, **options)
-    return {f"test {name}": s["accuracy"] for name, s in trained.results["test"].items()}
+        common = {**SETTINGS["train"], **settings["train"]}
+        trained = train(model, splits, seed, common, **METHODS[method])
+    return scores(trained, "test")
 
 
 if __name__ == "__main__":

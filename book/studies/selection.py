@@ -3,10 +3,9 @@ at a constant rate, with the fused accuracy on both held-out splits after every 
 
 import logging
 
-from _study import main
+from _study import digits, main, train
 
 import igm
-from igm.datasets import load_splits
 
 SETTINGS = {
     "samples": 800,
@@ -22,10 +21,10 @@ RERUN = ("joint", 0)
 
 def run(condition: str, seed: int) -> dict[str, float]:
     logging.getLogger("igm").setLevel(logging.ERROR)  # it warns of select="test", rightly
-    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
+    data = digits(SETTINGS, seed)
     model = igm.build_model(data["train"].shapes, 10, seed=seed)
-    options = SETTINGS["train"] | SETTINGS.get(condition, {})
-    trained = igm.train(model, data, condition, seed=seed, device="cpu", progress=False, **options)
+    own = SETTINGS.get(condition, {})
+    trained = train(model, data, seed, SETTINGS["train"], condition, **own)
     return {
         f"{split} epoch {epoch}": row[split]["fused"]
         for split in ("valid", "test")

@@ -3,12 +3,11 @@ what does the first keep after the second, for several matrices T and for contro
 replace its directions?"""
 
 import torch
-from _study import main
+from _study import digits, main, scores, train
 
 import igm
 from igm.analysis.controls import with_directions
-from igm.datasets import load_splits
-from igm.methods import IGM
+from igm.methods import Interactive
 from igm.seeds import derive_seed
 
 SETTINGS = {
@@ -34,20 +33,20 @@ SEEDS = range(10)
 RERUN = ("audio image: tau 20", 0)
 
 
-class RandomDirections(IGM):
+class RandomDirections(Interactive):
     """T with the same eigenvalues along random orthogonal directions."""
 
-    def modification(self, moment):
+    def modification(self, moment, tau):
         seed = derive_seed(self.settings.seed, "directions", len(moment))
         generator = torch.Generator().manual_seed(seed)
-        return with_directions(super().modification(moment), generator=generator)
+        return with_directions(super().modification(moment, tau), generator=generator)
 
 
-class AllOnes(IGM):
+class AllOnes(Interactive):
     """T that damps the all-ones direction alone, as much as Eq. 4 damps the sharpest."""
 
-    def modification(self, moment):
-        return super().modification(torch.ones_like(moment))
+    def modification(self, moment, tau):
+        return super().modification(torch.ones_like(moment), tau)
 
 
 CONTROLS = {"random directions": RandomDirections, "all-ones direction": AllOnes}
@@ -56,32 +55,20 @@ CONTROLS = {"random directions": RandomDirections, "all-ones direction": AllOnes
 def run(condition: str, seed: int) -> dict[str, float]:
     order, name = condition.split(": ")
     first, second = order.split()
-    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
+    data = digits(SETTINGS, seed)
     model = igm.build_model(
         data["train"].shapes, 10, shared_head=name != "separate heads", seed=seed
     )
     method = CONTROLS.get(name.split(", ")[-1], "igm" if MATRICES[name] else "alternating")
-    trained = igm.train(
-        model,
-        data,
-        method,
-        modalities=[first, second],
-        rho=0.0,
-        seed=seed,
-        device="cpu",
-        progress=False,
-        **({"statistic": "batch-mean"} | (MATRICES[name] or {})),
-        **SETTINGS["train"],
-    )
+    T = {"statistic": "batch-mean"} | MATRICES[name] if MATRICES[name] else {}
+    both = {"modalities": [first, second], "rho": 0.0}
+    trained = train(model, data, seed, SETTINGS["train"], method, **both, **T)
     epochs = SETTINGS["train"]["epochs"]
     result = {}
     # Epoch 0 is the end of the first stage.
     for epoch, row in enumerate(trained.history[epochs - 1 :]):
         result[f"valid {first}, epoch {epoch} of {second}"] = row["valid"][first]
-    for split in ("valid", "test"):
-        for output, score in trained.results[split].items():
-            result[f"{split} {output}"] = score["accuracy"]
-    return result
+    return result | scores(trained, "valid", "test")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ modality and then on another: over tau, over how much is forgotten, on other dat
 import copy
 
 import torch
-from _study import main
+from _study import main, train
 from paper_tables import pooled_encoder
 from shared_head import RandomDirections
 
 import igm
 from igm.datasets import load_splits
+from igm.encoders.small import paper_head
 from igm.loading import batches
-from igm.methods import IGM
-from igm.models import LateFusion, Unimodal, paper_head
+from igm.methods import Interactive
+from igm.models import LateFusion, Unimodal
 from igm.seeds import derive_seed
 
 SETTINGS = {
@@ -38,7 +39,7 @@ RERUN = ("mfeat: kar fou", 0)
 
 
 def matrices(condition: str) -> dict[str, dict]:
-    """name -> what T is in the second stage, as settings of IGM."""
+    """name -> what T is in the second stage, as settings of the method igm."""
     taus = TAUS if condition == PICTURE else [20.0]
     found = {"no GM": {"gm": []}}
     for tau in taus:
@@ -50,12 +51,12 @@ def matrices(condition: str) -> dict[str, dict]:
     return found
 
 
-def after_first(method: type[IGM], dataset, batch_size: int) -> type[IGM]:
-    """The method for a model whose first stage is over: its T is collected at once, the second stage follows."""
+def after_first(method: type[Interactive], dataset, batch_size: int) -> type[Interactive]:
+    """The method for a model whose first stage is over: its moments are collected at once, and only the second stage is trained."""
 
     class SecondStage(method):
-        def __init__(self, model, modalities, settings):
-            super().__init__(model, modalities, settings)
+        def __init__(self, *args):
+            super().__init__(*args)
             self.end_stage(super().stages()[0], batches(dataset, batch_size, None))
 
         def stages(self):
@@ -81,14 +82,14 @@ def first_stage(condition: str, seed: int) -> tuple[list[str], dict, dict, igm.R
     name = case.split(",")[0]
     setting = dict(SETTINGS[name])
     common = SETTINGS["train"] | {"epochs": setting.pop("epochs"), "lr": setting.pop("lr")}
-    common |= {"seed": seed, "device": "cpu", "progress": False, "rho": 0.0}
+    common |= {"rho": 0.0}
     if "noise" in case:
         setting["noise"] = setting["noise"] | {"image": float(case.split()[-1])}
     if name == "mfeat":
         setting["views"] = order
     data = load_splits(name, seed=seed, **setting)
     learned = build(condition, data["train"], order, seed)
-    stage = igm.train(learned, data, "unimodal", modalities=order[:1], **common)
+    stage = train(learned, data, seed, common, "unimodal", modalities=order[:1])
     return order, data, common, stage
 
 
@@ -97,11 +98,11 @@ def run(condition: str, seed: int) -> dict[str, float]:
     first = order[0]
     result = {f"first stage, test {first}": stage.results["test"][first]["accuracy"]}
     for name, T in matrices(condition).items():
-        method = RandomDirections if "random" in name else IGM
+        method = RandomDirections if "random" in name else Interactive
         method = after_first(method, data["train"], common["batch_size"])
         model = copy.deepcopy(stage.model)
         T = SETTINGS["matrix"] | T
-        trained = igm.train(model, data, method, modalities=order, **common, **T)
+        trained = train(model, data, seed, common, method, modalities=order, **T)
         for output, scores in trained.results["test"].items():
             result[f"{name}, test {output}"] = scores["accuracy"]
         if condition == PICTURE:

@@ -1,7 +1,7 @@
 """What does SAM do, from a radius that rounds away to one that is too large? Alternating training with separate heads
 and joint training on the digits, alternating training on two views of mfeat: accuracy, and how sharp the networks are."""
 
-from _study import main
+from _study import main, scores, train
 
 import igm
 from igm.analysis.landscape import hessian_eigenvalues, worst_case_loss
@@ -29,16 +29,10 @@ def run(condition: str, seed: int) -> dict[str, float]:
     name, how, rho = condition.split()
     data = load_splits(name, seed=seed, **SETTINGS[name])
     model = igm.build_model(data["train"].shapes, 10, seed=seed)
-    options = SETTINGS["train"] | ({"lr": SETTINGS["slow lr"]} if how == "slow" else {})
+    common = SETTINGS["train"] | ({"lr": SETTINGS["slow lr"]} if how == "slow" else {})
     method = "joint" if how == "joint" else "alternating"
-    trained = igm.train(
-        model, data, method, seed=seed, rho=float(rho), device="cpu", progress=False, **options
-    )
-    result = {
-        f"{split} {output}": score["accuracy"]
-        for split in ("valid", "test")
-        for output, score in trained.results[split].items()
-    }
+    trained = train(model, data, seed, common, method, rho=float(rho))
+    result = scores(trained, "valid", "test")
     for modality in data["train"].shapes:
         result |= sharpness(model[modality], data["train"], modality, hessian=how == "alternating")
     return result

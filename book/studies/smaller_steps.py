@@ -4,13 +4,13 @@ second stage, without T and with it."""
 
 import copy
 
-from _study import main
+from _study import main, train
 from shared_more import SETTINGS as MORE
 from shared_more import after_first, first_stage
 
 import igm
 from igm.flat import modified
-from igm.methods import IGM
+from igm.methods import Interactive
 
 SETTINGS = MORE
 CASES = {  # data, and the orders of training
@@ -23,25 +23,33 @@ SEEDS = range(10)
 RERUN = ("digits, noise 2: audio image", 0)
 
 
-class ShortSteps(IGM):
-    """Each layer's gradient g becomes g |Tg| / |g|: the length of T's, without its directions."""
+class Shortening(igm.IGM):
+    """The optimiser in which a layer's gradient g becomes g |Tg| / |g|: as long as Tg, in the direction of g."""
 
-    def gradient(self, stage, batch, optimizer):
-        loss = super(IGM, self).gradient(stage, batch, optimizer)  # without T
-        (j,) = stage.modalities
-        for name, T in self.modifications(j).items():
-            g = self.layers[j][name].weight.grad
+    def modify(self):
+        for name, T in self.matrices.items():
+            g = self.layers[name].weight.grad
             if g.any():
                 g.mul_(modified(name, g, T).norm() / g.norm())
-        return loss
+
+
+class ShortSteps(Interactive):
+    """The method with that optimiser."""
+
+    def optimizer(self, stage, base):
+        (j,) = stage.modalities
+        return Shortening(base, self.layers[j], self.settings.rho, self.settings.tau)
 
 
 # name -> method, its settings, and the learning rate as a multiple of the first stage's
 NO_GM, RATES = {"gm": []}, [0.3, 0.1, 0.03]
-SECOND_STAGES = {"no GM": (IGM, NO_GM, 1), "short steps, tau 20": (ShortSteps, {"tau": 20.0}, 1)}
-SECOND_STAGES |= {f"no GM, rate x {rate}": (IGM, NO_GM, rate) for rate in RATES}
-SECOND_STAGES |= {f"T, tau {tau:g}": (IGM, {"tau": tau}, 1) for tau in (5.0, 20.0, 100.0)}
-SECOND_STAGES |= {f"T, tau 20, rate x {rate}": (IGM, {"tau": 20.0}, rate) for rate in RATES}
+SECOND_STAGES = {
+    "no GM": (Interactive, NO_GM, 1),
+    "short steps, tau 20": (ShortSteps, {"tau": 20.0}, 1),
+}
+SECOND_STAGES |= {f"no GM, rate x {rate}": (Interactive, NO_GM, rate) for rate in RATES}
+SECOND_STAGES |= {f"T, tau {tau:g}": (Interactive, {"tau": tau}, 1) for tau in (5.0, 20.0, 100.0)}
+SECOND_STAGES |= {f"T, tau 20, rate x {rate}": (Interactive, {"tau": 20.0}, rate) for rate in RATES}
 
 
 def run(condition: str, seed: int) -> dict[str, float]:
@@ -53,8 +61,8 @@ def run(condition: str, seed: int) -> dict[str, float]:
         method = after_first(method, data["train"], common["batch_size"])
         T = SETTINGS["matrix"] | scope | T
         model = copy.deepcopy(stage.model)
-        settings = common | T | {"lr": common["lr"] * rate}
-        trained = igm.train(model, data, method, modalities=order, **settings)
+        rates = {"lr": common["lr"] * rate}
+        trained = train(model, data, seed, common, method, modalities=order, **T, **rates)
         for output, scores in trained.results["test"].items():
             result[f"{name}, test {output}"] = scores["accuracy"]
     return result

@@ -1,12 +1,12 @@
 """Does IGM help where three modalities share one head, and which part of it? Three views of a digit (mfeat), trained
 in turns with separate heads and with a shared one, with a control that keeps T's spectrum and draws its directions."""
 
-from _study import main
+from _study import main, scores, train
 from shared_head import RandomDirections
 
 import igm
 from igm.datasets import load_splits
-from igm.methods import IGM
+from igm.methods import Interactive
 
 SETTINGS = {
     "views": ["fou", "kar", "zer"],
@@ -24,17 +24,16 @@ SEEDS = range(10)
 RERUN = ("shared: GM", 3)
 
 
-class ProtectAll(IGM):
+class ProtectAll(Interactive):
     """T from the moments of all modalities trained so far, each scaled to trace 1."""
 
-    def end_stage(self, stage, batches):
-        super().end_stage(stage, batches)
+    def protected(self, j):
         moments = [covariance.matrices for covariance in self.covariances.values()]
-        for name in moments[0]:
-            together = sum(moment[name] / moment[name].trace() for moment in moments)
-            T = self.modification(together).float()
-            for j in self.modalities:
-                self.matrices.setdefault(j, {})[name] = T
+        return {
+            name: sum(moment[name] / moment[name].trace() for moment in moments)
+            for name in self.layers[j]
+            if moments
+        }
 
 
 CONTROLS = {"random directions": RandomDirections, "all earlier": ProtectAll}
@@ -51,22 +50,8 @@ def run(condition: str, seed: int) -> dict[str, float]:
     elif name == "joint":
         method = "joint"
     rho = SETTINGS["rho"] if name in ("SAM", "IGM") else 0.0
-    trained = igm.train(
-        model,
-        data,
-        method,
-        rho=rho,
-        seed=seed,
-        device="cpu",
-        progress=False,
-        **gm,
-        **SETTINGS["train"],
-    )
-    return {
-        f"{split} {output}": score["accuracy"]
-        for split in ("valid", "test")
-        for output, score in trained.results[split].items()
-    }
+    trained = train(model, data, seed, SETTINGS["train"], method, rho=rho, **gm)
+    return scores(trained, "valid", "test")
 
 
 if __name__ == "__main__":

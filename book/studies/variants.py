@@ -1,10 +1,9 @@
 """Three settings of IGM, the paper's, the authors' code's and this book's, against alternating training and joint
 training on the digits; and what is gained on paper by choosing the epoch on the test split."""
 
-from _study import main
+from _study import digits, main, scores, train
 
 import igm
-from igm.datasets import load_splits
 
 SETTINGS = {
     "samples": 800,
@@ -33,15 +32,11 @@ RERUN = ("shared: released", 0)
 
 def run(condition: str, seed: int) -> dict[str, float]:
     heads, name = condition.split(": ")
-    data = load_splits("digits", samples=SETTINGS["samples"], noise=SETTINGS["noise"], seed=seed)
+    data = digits(SETTINGS, seed)
     model = igm.build_model(data["train"].shapes, 10, shared_head=heads == "shared", seed=seed)
-    options = SETTINGS["train"] | METHODS[name]
-    trained = igm.train(model, data, seed=seed, progress=False, **options)
-    return {
-        f"{split} {output}": score["accuracy"]
-        for split in ("valid", "test")
-        for output, score in trained.results[split].items()
-    } | {"test fused macro-F1": trained.results["test"]["fused"]["macro_f1"]}
+    trained = train(model, data, seed, SETTINGS["train"], **METHODS[name])
+    macro_f1 = trained.results["test"]["fused"]["macro_f1"]
+    return scores(trained, "valid", "test") | {"test fused macro-F1": macro_f1}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from igm.metrics import points
+from igm.analysis.intervals import points
 from igm.runs import FINDINGS, RECORD, read_record
 from igm.settings import ON_A_MACHINE
 

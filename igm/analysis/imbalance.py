@@ -38,7 +38,7 @@ def unimodal_gap(inside: Mapping[str, float], alone: Mapping[str, float]) -> dic
 
     A joint loss sees the heads only through their sum, so none of them was trained to stand alone: what they say
     by themselves is partly an accident (chapter 2 of the book). A gap between such accuracies overstates what an
-    encoder failed to learn. The fair measure is the same gap of ``igm.metrics.linear_probe``, and for a
+    encoder failed to learn. The fair measure is the same gap of ``linear_probe``, and for a
     Concatenation, which has no prediction of one modality, it is the only one.
 
     Args:
@@ -79,6 +79,36 @@ def discrepancy_ratio(logits: Mapping[str, Tensor], labels: Tensor) -> dict[str,
     s = torch.stack([z.double().softmax(-1).gather(1, y).sum() for z in logits.values()])  # (m,)
     others = (s.sum() - s) / (len(s) - 1)
     return dict(zip(logits, (s / others).tolist(), strict=True))
+
+
+@torch.no_grad()
+def features(encoder: nn.Module, inputs: Tensor, batch_size: int = 512) -> Tensor:
+    """The features z of all inputs, (n, d), in evaluation mode."""
+    training = encoder.training
+    encoder.eval()
+    z = torch.cat([encoder(x) for x in inputs.split(batch_size)])
+    encoder.train(training)
+    return z
+
+
+def linear_probe(
+    encoder: nn.Module, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
+) -> float:
+    """Test accuracy of a linear classifier trained on an encoder's frozen features (Alain and Bengio, 2016).
+
+    It asks what the encoder has learned, whatever head it was trained with: a multinomial logistic regression on
+    standardised features.
+
+    Args:
+        train, test: (inputs (n, ...), labels (n,)).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    probe.fit(features(encoder, train[0]).numpy(), train[1].numpy())
+    return float(probe.score(features(encoder, test[0]).numpy(), test[1].numpy()))
 
 
 def gradient_norms(model: LateFusion | Concatenation) -> dict[str, dict[str, float]]:

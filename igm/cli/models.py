@@ -12,12 +12,12 @@ from jsonargparse import Namespace
 from torch import nn
 
 from igm.cli.parser import Parser
-from igm.datasets import LAYOUTS, Layout, check_options, load_splits
+from igm.datasets import LAYOUTS, Layout, load_splits
 from igm.devices import Devices
+from igm.encoders.small import build_model
 from igm.methods import Method, find_method
-from igm.models import build_model
 from igm.runs import WEIGHTS, load_weights, read_record
-from igm.settings import Settings
+from igm.settings import Settings, check_options
 
 NOTES = {  # what run.json says of data and model, with its defaults
     "data": "digits",

@@ -15,13 +15,14 @@ from igm.datasets.cremad import CREMAD
 from igm.datasets.digits import load_digits
 from igm.datasets.emoji import load_emoji
 from igm.datasets.kinetics_sounds import KINETICS_SOUNDS
-from igm.datasets.layout import Layout, check_options
+from igm.datasets.layout import Layout
 from igm.datasets.memory import SPLITS, MemorySet
 from igm.datasets.mfeat import load_mfeat
 from igm.datasets.nvgesture import NVGESTURE
 from igm.datasets.reading import MediaSet
 from igm.datasets.sarcasm import SARCASM
 from igm.datasets.twitter2015 import TWITTER2015
+from igm.settings import check_options
 
 SMALL = {"digits": load_digits, "mfeat": load_mfeat, "emoji": load_emoji}
 LAYOUTS: dict[str, Layout] = {
@@ -37,7 +38,6 @@ __all__ = [
     "Layout",
     "MediaSet",
     "MemorySet",
-    "check_options",
     "find_layout",
     "load_dataset",
     "load_splits",

@@ -6,11 +6,10 @@ The layouts, the folders and files in which people have these data, are fixed; e
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from igm.datasets.tables import Faults
 from igm.loading import held_out as draw_held_out
 from igm.runs import progress_bar
 from igm.seeds import derive_seed
+from igm.settings import check_options
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Layout:
         published: split -> class -> samples, as its authors or the paper count them.
         rows: (root, split, faults) -> its samples, or None where the split has no annotation file.
         readers: reading options -> the reader of each modality.
-        network: the function of ``igm.encoders`` that builds its model.
+        network: the function of ``igm.encoders.networks`` that builds its model.
         prepare: (preparation, options) -> None, see ``igm.datasets.preparing``.
         sample: writes a small synthetic raw download into a folder.
     """
@@ -128,16 +128,6 @@ class Layout:
         """The readers with these options, each of which must be known."""
         check_options("reading", self.name, reading, self.readers)
         return self.readers(**reading)
-
-
-def check_options(kind: str, name: str, options: Iterable[str], function: Callable) -> None:
-    """Raises ValueError for an option that a function of a data set does not take."""
-    known = [p for p in inspect.signature(function).parameters if p not in ("root", "split")]
-    for option in options:
-        if option not in known:
-            raise ValueError(
-                f"unknown {kind} option {option!r} of {name}: use some of {', '.join(known)}"
-            )
 
 
 def _cache_folder(name: str, root: Path) -> Path:

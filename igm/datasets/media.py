@@ -1,13 +1,12 @@
-"""From a file to an array: sound, pictures, videos. One clear error where that does not work.
+"""From a file to an array: sound, pictures, videos. A file that cannot be read is one clear error, ``Unreadable``.
 
-Decoding is that of the libraries that everybody uses (soundfile, soxr, OpenCV, Pillow, PyAV), and gives the same
-values as librosa and torchvision do; the tests compare.
+Sound is read by librosa, pictures by OpenCV and Pillow, videos by OpenCV, their sound tracks by PyAV. These libraries
+take up to a second to load, so each is imported by the functions that need it.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,48 +67,43 @@ def check_content(path: Path, content: bytes) -> None:
 def read_audio(path: Path, rate: int) -> np.ndarray:
     """A sound file as one channel at ``rate`` samples a second: (samples,), float32, as ``librosa.load`` gives it.
 
+    Several channels are averaged, and another rate is resampled (soxr, high quality).
+
     Raises:
-        Unreadable: no sound comes out of the file.
+        Unreadable: the file is missing, empty, a Git LFS pointer or no sound file, has a header and no samples, or
+            samples that are not finite.
     """
+    import librosa
     import soundfile
-    import soxr
 
     read_bytes(path, 64)
     try:
-        samples, native = soundfile.read(str(path), dtype="float32", always_2d=True)
+        # An open file: from a path that it cannot read librosa goes on to other decoders, with warnings.
+        with soundfile.SoundFile(path) as file:
+            samples, native = librosa.load(file, sr=None)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         reason = getattr(error, "error_string", str(error))
         raise Unreadable(path, f"is not a sound file that can be read: {reason}") from None
+    except librosa.ParameterError:  # it looks for nothing else in a file's samples
+        raise Unreadable(path, "has samples that are not finite") from None
     if not len(samples):
         raise Unreadable(path, "has a header and no samples")
-    if not np.isfinite(samples).all():
-        raise Unreadable(path, "has samples that are not finite")
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
-    if native == rate:
-        return mono
-    length = math.ceil(len(mono) * (rate / native))  # to which librosa cuts or pads
-    resampled = soxr.resample(mono, native, rate, quality="HQ")[:length]
-    return np.pad(resampled, (0, length - len(resampled)))
+    return librosa.resample(samples, orig_sr=native, target_sr=rate)
 
 
 def log_spectrogram(samples: np.ndarray, n_fft: int = 512, hop: int = 353) -> np.ndarray:
-    """log(|STFT| + 1e-7) with a Hann window: (n_fft / 2 + 1, 1 + samples // hop), float32.
+    """log(|STFT| + 1e-7) of a sound, (samples,) float32, by ``librosa.stft`` with a Hann window.
 
-    The same values as by ``librosa.stft``, of which this is the inside; for short clips most of its time goes
-    elsewhere.
+    Returns:
+        (n_fft / 2 + 1, 1 + samples // hop), float32: a row a frequency, a column each ``hop`` samples.
     """
-    from scipy.fft import rfft
-    from scipy.signal import get_window
+    import librosa
 
-    window = get_window("hann", n_fft, fftbins=True)
-    padded = np.pad(samples, n_fft // 2)  # a frame is centred at its time
-    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
-    spectrum = rfft(frames * window, axis=1).astype(np.complex64)
-    return np.log(np.ascontiguousarray(np.abs(spectrum).T) + np.float32(1e-7))
+    return np.log(np.abs(librosa.stft(samples, n_fft=n_fft, hop_length=hop)) + np.float32(1e-7))
 
 
 def fit_length(samples: np.ndarray, length: int) -> np.ndarray:
-    """The sound repeated and cut to ``length`` samples, and clipped to -1 ... 1."""
+    """The sound (samples,), repeated and cut to ``length`` samples, and clipped to -1 ... 1."""
     repeats = -(-length // len(samples))
     return np.clip(np.tile(samples, repeats)[:length], -1, 1)
 

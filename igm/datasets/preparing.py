@@ -9,7 +9,6 @@ that are there, then ``report.json`` and ``manifest.json``.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -24,6 +23,8 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from igm.datasets.media import Unreadable, one_thread
 from igm.runs import progress_bar, sync, write_bytes, write_json
@@ -145,7 +146,7 @@ class Preparation:
         self.counts: dict[str, Counter] = {}  # split -> class -> samples
         self.notes: list[str] = []
         self.done: dict[str, dict] = {}  # what the journal says
-        self._lock = None
+        self._lock = FileLock(self.out / FOLDER / "lock")
 
     def __enter__(self) -> Preparation:
         if not self.raw.is_dir():
@@ -162,12 +163,12 @@ class Preparation:
             )
         try:
             (self.out / FOLDER).mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.out / FOLDER / "lock", "a")  # noqa: SIM115 - closed in __exit__
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock.acquire(blocking=False)
             self._begin()
-        except BlockingIOError:
+        except Timeout:
             raise FileExistsError(f"another igm prepare is at work in {self.out}: wait") from None
         except OSError as error:
+            self._lock.release()
             if isinstance(error, FileExistsError):
                 raise
             raise OSError(
@@ -177,8 +178,7 @@ class Preparation:
         return self
 
     def __exit__(self, *_) -> None:
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.release()
 
     # ---------------------------------------------------------------- for the data sets
 

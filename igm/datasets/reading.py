@@ -108,8 +108,6 @@ class MediaSet(Dataset):
         other = copy.copy(self)
         other.readers = {n: r for n, r in self.readers.items() if not modalities or n in modalities}
         other.draw = draw
-        if self.cache is not None:
-            self.cache.refresh()
         return other
 
     def subset(self, positions: Sequence[int] | Tensor) -> MediaSet:
@@ -121,7 +119,13 @@ class MediaSet(Dataset):
         return other
 
     def forking(self) -> AbstractContextManager:
-        """Inside, OpenCV has no threads of its own, which a forked worker would wait for for ever."""
+        """Workers are started inside of it.
+
+        librosa is then loaded, which takes a second, so that not every worker of every pass has to do it. And OpenCV
+        has no threads of its own: a forked worker would not have them, and would wait for them for ever.
+        """
+        if any(isinstance(reader, Spectrogram) for reader in self.readers.values()):
+            media.log_spectrogram(np.zeros(512, np.float32))
         return media.one_thread() if "cv2" in sys.modules else nullcontext()
 
     def evaluating(self) -> MediaSet:

@@ -1,4 +1,4 @@
-"""One of the networks of ``igm.encoders`` by name, with options that may be wrong."""
+"""One of the networks of ``igm.encoders.networks`` by name, with options that may be wrong."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-import igm.encoders
-from igm.datasets.layout import check_options
-from igm.models import Concatenation, LateFusion, check_kind, paper_head
+from igm.encoders import networks
+from igm.encoders.small import check_kind, paper_head
+from igm.models import Concatenation, LateFusion
 from igm.seeds import derive_seed
+from igm.settings import check_options
 
 
 def build_network(
@@ -37,7 +38,7 @@ def build_network(
         OSError: pretrained weights are not there.
     """
     check_kind(kind, shared_head)
-    function = getattr(igm.encoders, name)
+    function = getattr(networks, name)
     known = inspect.signature(function).parameters
     check_options("network", name, options, function)
     if not pretrained:

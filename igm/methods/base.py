@@ -76,7 +76,7 @@ class Method:
 
     def optimizer(self, stage: Stage, base: Optimizer) -> SAM:
         """The optimiser of a stage, around torch's. It is kept from round to round, unless ``restart`` is set."""
-        return SAM(base, self.settings.rho, self.settings.adaptive, self.settings.rho_norm)
+        return SAM(base, self.settings.rho, norm=self.settings.rho_norm)
 
     def loss(self, stage: Stage, batch: Batch) -> Tensor:
         """The mean loss of a batch of n samples, (), e.g. the cross-entropy in nats (Eq. 1).

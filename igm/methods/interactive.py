@@ -127,7 +127,9 @@ class Interactive(Alternating):
 
     def optimizer(self, stage: Stage, base: Optimizer) -> IGM:
         (j,), s = stage.modalities, self.settings
-        return IGM(base, self.layers[j], s.rho, s.tau, s.adaptive, s.rho_norm, self.modification)
+        return IGM(
+            base, self.layers[j], s.rho, s.tau, norm=s.rho_norm, modification=self.modification
+        )
 
     def begin_stage(self, stage: Stage, optimizer: IGM) -> None:
         (j,) = stage.modalities

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from igm.models import Concatenation, paper_head
+from igm.encoders.small import paper_head
+from igm.models import Concatenation
 from igm_book.exercises import require
 
 
