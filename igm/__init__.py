@@ -4,12 +4,12 @@ The core, in the order in which it reads; a module imports only from those above
 
     flat.py        Eqs. 2-5: moments of features, the matrix T, applying it to gradients
     sam.py         Eqs. 6-8: sharpness-aware minimisation as an optimiser
-    optimizer.py   Eq. 9: the optimiser IGM, which joins the two
-    seeds.py       random numbers that depend on what they are for
     models.py      encoder + head = Unimodal; LateFusion and Concatenation of several; fusion of predictions
-    loading.py     batches of a data set
-    metrics.py     predictions, their scores, a linear probe, intervals
     settings.py    what can be set for every method
+    optimizer.py   Eq. 9: the optimiser IGM, which joins T and SAM
+    seeds.py       random numbers that depend on what they are for
+    loading.py     batches of a data set
+    metrics.py     predictions and their scores
     devices.py     one CPU or GPU, or several processes
     methods/       a file a method: unimodal, joint, alternating, and igm (interactive.py, Algorithm 1)
     runs.py        the files of a run
@@ -33,11 +33,12 @@ from igm.flat import FeatureCovariance, modification_matrix, modify_gradients
 from igm.metrics import evaluate
 from igm.models import Concatenation, LateFusion, Unimodal, fuse
 from igm.optimizer import IGM
+from igm.runs import VERSION, Run
 from igm.sam import SAM
 from igm.settings import Settings
-from igm.train import Run, train
+from igm.train import train
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "IGM",
     "SAM",

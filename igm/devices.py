@@ -3,10 +3,9 @@
 Several processes share the samples of each step. Their gradients are summed once a step, after SAM's second pass:
 the first pass, which only looks for the direction of the perturbation, does not synchronise, so each process
 perturbs by the gradient of its own samples (as in Foret et al., section 4.1). Accelerate finds the processes and
-their devices; mixed precision is torch's autocast, with a gradient scaler for float16.
+their devices, and passes tensors between them. Its Accelerator is one for the whole process and refuses a second
+precision or device, which a notebook may ask for; so autocast and the gradient scaler are torch's own.
 """
-
-from __future__ import annotations
 
 import os
 import platform
@@ -33,12 +32,16 @@ class Devices:
     """
 
     def __init__(self, name: str = "auto", precision: str | None = None):
-        self.state = None
+        self.state, self.rank, self.processes = None, 0, 1
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             from accelerate import PartialState  # takes a second to load
 
             self.state = PartialState(cpu=name == "cpu" or not torch.cuda.is_available())
+            self.rank, self.processes = self.state.process_index, self.state.num_processes
         self.device = self._device(name)
+        # Where this process's batches go, and which part of the data it takes.
+        self.share = {"device": self.device, "part": (self.rank, self.processes)}
+        self.main = self.rank == 0  # the process that writes files and shows progress
         self.precision = precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if self.precision not in ("no", *AUTOCAST):
             raise ValueError(f"unknown precision {self.precision!r}: use no, bf16 or fp16")
@@ -52,29 +55,10 @@ class Devices:
                 f"precision {self.precision} does not work on {self.device}: give no"
             ) from error
 
-    @property
-    def rank(self) -> int:
-        return self.state.process_index if self.state else 0
-
-    @property
-    def processes(self) -> int:
-        return self.state.num_processes if self.state else 1
-
-    @property
-    def place(self) -> tuple[torch.device, tuple[int, int]]:
-        """This process's device, and which part of the data it takes: (rank, processes)."""
-        return self.device, (self.rank, self.processes)
-
-    @property
-    def main(self) -> bool:
-        """Is this the process that writes files and shows progress?"""
-        return self.rank == 0
-
     def __str__(self) -> str:
+        kind = f"{platform.machine()}, {torch.get_num_threads()} threads"
         if self.device.type == "cuda":
             kind = torch.cuda.get_device_name(self.device)
-        else:
-            kind = f"{platform.machine()}, {torch.get_num_threads()} threads"
         return f"{self.processes} x {self.device.type} ({kind})"
 
     # ---------------------------------------------------------------- precision
@@ -122,19 +106,16 @@ class Devices:
     @torch.no_grad()
     def same_weights(self, model: nn.Module) -> None:
         """Gives all processes the first one's parameters and buffers."""
-        if self.state is None:
-            return
-        from accelerate.utils import broadcast
+        if self.state is not None:
+            from accelerate.utils import broadcast
 
-        for tensor in (*model.parameters(), *model.buffers()):
-            tensor.copy_(broadcast(tensor))
+            for tensor in (*model.parameters(), *model.buffers()):
+                tensor.copy_(broadcast(tensor))
 
     @torch.no_grad()
     def average_buffers(self, model: nn.Module) -> None:
         """Gives all processes the mean of their floating buffers, such as BatchNorm's running statistics."""
-        if self.state is None:
-            return
-        for buffer in model.buffers():
+        for buffer in model.buffers() if self.state else ():
             if buffer.is_floating_point():
                 buffer.copy_(self.total(buffer) / self.processes)
 
@@ -152,14 +133,11 @@ class Devices:
             self.state.wait_for_everyone()
 
     def _device(self, name: str) -> torch.device:
-        if name == "auto":
-            if self.state is not None:
-                return self.state.device
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-            if torch.backends.mps.is_available():
-                name = "mps"
-        elif name == "cuda" and self.state is not None:
+        if self.state is not None and name in ("auto", "cuda"):
             return self.state.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+            name = "mps" if torch.backends.mps.is_available() else name
         try:
             return torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:

@@ -1,8 +1,8 @@
 r"""Flat directions: from the features of one modality to a matrix that modifies gradients (Eqs. 2-5).
 
-A linear layer that sees the input z changes its output by dW^T z when its weight changes by dW. A change of
-the weight along a direction that the inputs hardly ever point in leaves the output alone: such a direction is
-*flat*. The moment matrix of the inputs tells which directions those are,
+A linear layer that sees the input z changes its output by dW^T z when its weight changes by dW. A change along a
+direction that the inputs hardly ever point in leaves the output alone: such a direction is *flat*. The moment matrix
+of the inputs tells which directions those are,
 
     Ybar = sum_t  zbar_t zbar_t^T,                zbar_t = mean of batch t               (Eq. 2)
     Ybar = V Lambda V^T                                                                  (Eq. 3)
@@ -16,9 +16,8 @@ The paper writes a weight as d x c (input x output). torch.nn.Linear stores it a
 the gradient from the right.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +29,9 @@ STATISTICS = ("batch-mean", "sample")
 class FeatureCovariance:
     """Collects the input moment of some layers while a model runs (Eq. 2).
 
-    Use it as a context manager around forward passes, more than once to go on adding. Nothing is kept of the
-    batches but one d x d sum a layer, in float64: 8 d^2 bytes, however many samples pass. A batch costs
-    2 d^2 operations a layer, times its rows with ``statistic="sample"``, beside the forward pass.
+    Use it as a context manager around forward passes, more than once to go on adding. Nothing is kept of the batches
+    but one d x d sum a layer, in float64: 8 d^2 bytes. A batch costs 2 d^2 operations a layer, times its rows with
+    ``statistic="sample"``, beside the forward pass.
 
         with FeatureCovariance({"fc1": model.head.fc1}) as covariance, torch.no_grad():
             for batch in batches:
@@ -40,12 +39,12 @@ class FeatureCovariance:
         covariance.matrices["fc1"]          # (d, d), float64
 
     Args:
-        layers: name -> ``nn.Linear`` (d = in_features) or ``nn.Conv2d`` (d = in_channels * kh * kw, the order in
-            which ``weight.view(out, -1)`` stores it; the input is unfolded into patches).
+        layers: name -> ``nn.Linear`` (d = in_features) or ``nn.Conv2d`` (d = in_channels * kh * kw, in the order of
+            ``weight.view(out, -1)``; the input is unfolded into patches).
         statistic: ``"batch-mean"`` sums the outer product of each batch's mean input, as the paper does;
-            ``"sample"`` sums the outer products of the single inputs.
-        center: subtract the mean of what is summed, which turns the moment into a covariance (up to its scale;
-            Eq. 4 does not depend on the scale). The paper does not centre.
+            ``"sample"`` sums those of the single inputs.
+        center: subtract the mean of what is summed: the moment becomes a covariance, up to its scale, which Eq. 4
+            does not depend on. The paper does not centre.
 
     Raises:
         ValueError: unknown statistic, or a grouped convolution.
@@ -67,12 +66,13 @@ class FeatureCovariance:
         self._count: dict[str, int] = {}  # how many z
         self._handles: list = []
 
-    def __enter__(self) -> FeatureCovariance:
+    def __enter__(self) -> Self:
         for name, layer in self.layers.items():
-            hook = layer.register_forward_pre_hook(
-                lambda layer, inputs, name=name: self._add(name, layer, inputs[0])
-            )
-            self._handles.append(hook)
+
+            def see(layer, inputs, name=name):
+                self._add(name, layer, inputs[0])
+
+            self._handles.append(layer.register_forward_pre_hook(see))
         return self
 
     def __exit__(self, *exception) -> None:
@@ -85,13 +85,12 @@ class FeatureCovariance:
         """name -> (d, d) moment in float64; a layer that saw no input is left out."""
         if not self.center:
             return dict(self._outer)
-        centred = {}
-        for name, outer in self._outer.items():
-            total = self._sum[name]
-            centred[name] = outer - torch.outer(total, total) / self._count[name]
-        return centred
+        return {
+            name: outer - torch.outer(self._sum[name], self._sum[name]) / self._count[name]
+            for name, outer in self._outer.items()
+        }
 
-    def add(self, other: FeatureCovariance) -> None:
+    def add(self, other: Self) -> None:
         """Adds the sums of another collection, as if its inputs had passed here (Algorithm 1, over rounds)."""
         for name in other._outer:
             self._start(name, self.layers[name])
@@ -148,9 +147,8 @@ class FeatureCovariance:
 def modification_matrix(covariance: Tensor, tau: float = 0.4) -> Tensor:
     """The modification matrix T of a feature moment (Eq. 4).
 
-    The weight of an eigendirection falls from 1 at the smallest eigenvalue to exp(-tau) at the largest. The
-    matrix is symmetric positive semi-definite, so its SVD is its eigendecomposition, which ``eigh`` finds
-    faster; both are computed in float64.
+    The weight of an eigendirection falls from 1 at the smallest eigenvalue to exp(-tau) at the largest. The matrix is
+    symmetric positive semi-definite, so its SVD is its eigendecomposition, which ``eigh`` finds faster, in float64.
 
     Args:
         covariance: (d, d), symmetric; a moment or covariance as ``FeatureCovariance`` collects it.
@@ -168,13 +166,9 @@ def modification_matrix(covariance: Tensor, tau: float = 0.4) -> Tensor:
             f"tau must be above 0, got {tau}: a small tau such as 1e-3 damps almost nothing"
         )
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
-        raise ValueError(
-            f"the covariance must be a square matrix, got shape {tuple(covariance.shape)}"
-        )
+        raise ValueError(f"the covariance must be a square matrix, got {tuple(covariance.shape)}")
     if not torch.isfinite(covariance).all():
-        raise ValueError(
-            "the covariance holds NaN or infinity: look at the features it was collected from"
-        )
+        raise ValueError("the covariance holds NaN or infinity: look at the features it is made of")
     matrix = covariance.double()
     eigenvalues, V = torch.linalg.eigh((matrix + matrix.T) / 2)  # ascending (d,), (d, d)
     smallest, largest = eigenvalues[0], eigenvalues[-1]
@@ -206,10 +200,10 @@ def modify_gradients(layers: Mapping[str, nn.Module], matrices: Mapping[str, Ten
             continue
         _check_layer(name, layer)
         grad = layer.weight.grad
-        grad.copy_(modified(name, grad, matrices[name]))  # Eq. 5
+        grad.copy_(times_matrix(name, grad, matrices[name]))  # Eq. 5
 
 
-def modified(name: str, gradient: Tensor, T: Tensor) -> Tensor:
+def times_matrix(name: str, gradient: Tensor, T: Tensor) -> Tensor:
     """T applied to the weight gradient of a layer, which is stored out x in: (out, ...) -> (out, ...) (Eq. 5).
 
     Raises:

@@ -5,8 +5,6 @@ used where a data set has them: ``fetch(positions)`` gives a whole batch at once
 data set for one pass, which then need not read the other modalities; inside ``forking()`` its workers are started.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext

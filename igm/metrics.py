@@ -1,7 +1,5 @@
 """What a model predicts for a whole data set, and the scores of that."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -50,20 +48,9 @@ def predictions(
     return probabilities | {"fused": fuse(logits, fusion)}, labels
 
 
-def evaluate(
-    predict: nn.Module | Callable[[dict], dict[str, Tensor]],
-    dataset: Dataset,
-    fusion: str = "mean",
-    device: torch.device | str = "cpu",
-    part: tuple[int, int] = (0, 1),
-    gather: Callable[[list], list] = list,
-    batch_size: int = 256,
-    workers: int = 0,
-) -> dict[str, dict[str, float]]:
-    """Accuracy, macro-F1 and mAP of the ``predictions``: ``{"image": {"accuracy": ...}, ..., "fused": {...}}``."""
-    probabilities, labels = predictions(
-        predict, dataset, fusion, device, part, gather, batch_size, workers
-    )
+def evaluate(predict, dataset: Dataset, *where, **how) -> dict[str, dict[str, float]]:
+    """The scores of ``predictions``, which has the same arguments: ``{"image": {"accuracy": ...}, ..., "fused": ...}``."""
+    probabilities, labels = predictions(predict, dataset, *where, **how)
     return {name: scores(p, labels) for name, p in probabilities.items()}
 
 

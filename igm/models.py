@@ -5,8 +5,6 @@ logits of c classes. `Unimodal` is one such pair, `LateFusion` holds one pair a 
 usual joint network: all features side by side into one head.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

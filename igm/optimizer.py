@@ -4,19 +4,20 @@ r"""The optimiser of IGM: sharpness-aware minimisation whose gradient keeps to f
 
 In one step it climbs to theta + eps*, takes the gradient there, comes back, multiplies the weight gradients of some
 layers by their matrices T, and lets the base optimiser step along the result. The matrices come from what *another*
-modality's features are, see ``igm.flat``; where there is none yet, T = I.
+modality's features are, see ``igm.flat``; where there is none yet, T = I. Below it, what else settings ask for: the
+base optimiser and the schedule of its learning rate.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from igm.flat import FeatureCovariance, modification_matrix, modify_gradients
 from igm.sam import SAM
+from igm.settings import Settings
 
 
 class IGM(SAM):
@@ -98,3 +99,25 @@ class IGM(SAM):
         self.matrices = {
             name: T.to(self.layers[name].weight) for name, T in state_dict["matrices"].items()
         }
+
+
+def base_optimizer(parameters: Iterable[nn.Parameter], s: Settings) -> Optimizer:
+    if s.optimizer == "adam":
+        return Adam(parameters, s.lr, (0.9, s.beta2), weight_decay=s.weight_decay)
+    return SGD(parameters, s.lr, s.momentum, weight_decay=s.weight_decay)
+
+
+def learning_rate_schedule(optimizer: Optimizer, s: Settings, epochs: int) -> LRScheduler:
+    """The learning rate over some epochs, in the first w of a warm-up times (e + 1) / (w + 1)."""
+    if s.schedule == "plateau":
+        return ReduceLROnPlateau(optimizer, mode="max", factor=s.lr_factor, patience=5)
+    if s.schedule == "cosine":
+        schedule = lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
+    elif s.schedule == "step":
+        schedule = lr_scheduler.MultiStepLR(optimizer, s.milestones, s.lr_factor)
+    else:
+        schedule = lr_scheduler.ConstantLR(optimizer, factor=1)
+    if not s.warmup:
+        return schedule
+    rise = lr_scheduler.LinearLR(optimizer, 1 / (s.warmup + 1), 1.0, total_iters=s.warmup)
+    return lr_scheduler.ChainedScheduler([schedule, rise])

@@ -1,4 +1,4 @@
-"""The files of a run. At every moment of a crash the folder holds the last good state, and nothing half written.
+"""A run: its record and its files. At every moment of a crash the folder holds the last good state, nothing half written.
 
     run.json            settings, seed, versions; at the end the results and the history; "status" says how it stands
     metrics.csv         the history as a table, a row an epoch, written after each
@@ -10,8 +10,6 @@ Each file is written under a temporary name, forced to the disk and renamed. The
 numbers and strings only (``weights_only``): a pickle from elsewhere cannot run code here.
 """
 
-from __future__ import annotations
-
 import csv
 import glob
 import json
@@ -21,6 +19,7 @@ import shutil
 import subprocess
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -32,6 +31,10 @@ from safetensors.torch import load_model, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
+from igm.methods import Method
+from igm.settings import Settings
+
+VERSION = "0.1.0"  # of igm
 RECORD, METRICS, WEIGHTS = "run.json", "metrics.csv", "model.safetensors"
 CHECKPOINT = "checkpoint.pt"
 # What of a record a run found out, and where. The rest says how it was made: settings, sizes, and notes on the data.
@@ -86,6 +89,37 @@ def progress_bar(shown: bool = True, **options) -> tqdm:
 
 
 # ---------------------------------------------------------------- a run
+
+
+@dataclass
+class Run:
+    """What training leaves: the model with the selected weights, and its record.
+
+    ``settings`` are those that were used, defaults filled in. ``history`` has a dict an epoch: stage, round,
+    modality, epoch, lr, loss, and by modality and fused the validation accuracies ``valid``, ``valid_macro_f1`` and
+    ``valid_map``. ``best_epoch`` counts the epochs from 1, ``why`` says why it is the best. ``results`` holds the
+    scores of the selected weights by split: ``run.results["test"]["fused"]["map"]``. ``method`` is the method
+    object, e.g. with IGM's moments.
+    """
+
+    model: nn.Module
+    settings: Settings
+    method: Method
+    history: list[dict] = field(default_factory=list)
+    best_epoch: int = 0
+    why: str = ""
+    results: dict[str, dict] = field(default_factory=dict)
+    status: str = "running"
+    wall_seconds: float = 0.0
+    sizes: dict[str, int] = field(default_factory=dict)
+    device: str = ""
+    folder: Path | None = None
+
+    def record(self) -> dict:
+        """Everything but the weights, ready for JSON."""
+        made = {"versions": versions(), "commit": commit()}
+        found = {name: made.get(name, getattr(self, name, None)) for name in FINDINGS}
+        return found | {"settings": asdict(self.settings), "sizes": self.sizes}
 
 
 def new_folder(folder: str | Path, record: Mapping) -> Path:
@@ -233,9 +267,7 @@ def clear_checkpoint(folder: Path, keep: str | None = None) -> None:
 
 def versions() -> dict[str, str]:
     """Of the software that decides the numbers."""
-    import igm
-
-    found = {"igm": igm.__version__, "python": platform.python_version()}
+    found = {"igm": VERSION, "python": platform.python_version()}
     return found | {"torch": torch.__version__, "numpy": numpy.__version__}
 
 

@@ -13,8 +13,6 @@ so each step costs two forward and backward passes. The norm runs over all param
 Read ``rho`` against the weights: in float32 a perturbation below about 1e-7 of a weight rounds away.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 

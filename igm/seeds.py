@@ -5,8 +5,6 @@ its third epoch are the same whatever was trained in between. It is also why a c
 of any generator: every epoch begins by seeding them all.
 """
 
-from __future__ import annotations
-
 import random
 import zlib
 from collections.abc import Iterator

@@ -4,18 +4,25 @@ Every field has the default that is used, and under it a line that says what it 
 book's pages show both.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from igm.models import FUSIONS
 from igm.sam import NORMS
 
 # Settings that say where and how a run computes, not what: a resumed run may have others.
 ON_A_MACHINE = ("device", "precision", "eval_batch_size", "workers")
+
+
+RANGES = {
+    "1 or above": lambda x: x >= 1,
+    "0 or above": lambda x: x >= 0,
+    "above 0": lambda x: x > 0,
+    "from 0 to 1": lambda x: 0 <= x <= 1,
+    "0 or above and below 1": lambda x: 0 <= x < 1,
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,8 @@ class Settings:
     workers: int = 0
     """Processes that read the data beside this one; what they read does not depend on their number."""
 
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    # What a value may be: one of some words, or numbers of a range.
+    allowed: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "optimizer": ("sgd", "adam"),
         "schedule": ("cosine", "constant", "step", "plateau"),
         "rho_norm": NORMS,
@@ -97,21 +105,15 @@ class Settings:
         "select": ("best", "last", "test"),
         "score": ("accuracy", "macro_f1", "map"),
         "precision": ("no", "bf16", "fp16"),
+        **dict.fromkeys(("epochs", "batch_size", "accumulation"), "1 or above"),
+        **dict.fromkeys(("eval_batch_size", "milestones"), "1 or above"),
+        **dict.fromkeys(("lr", "lr_factor", "clip"), "above 0"),
+        **dict.fromkeys(("momentum", "weight_decay", "rho", "warmup", "workers"), "0 or above"),
+        "beta2": "0 or above and below 1",
     }
-    at_least_one: ClassVar[tuple[str, ...]] = (
-        *("epochs", "batch_size", "accumulation", "eval_batch_size", "milestones"),
-    )
-    positive: ClassVar[tuple[str, ...]] = ("lr", "lr_factor", "clip")
-    not_negative: ClassVar[tuple[str, ...]] = (
-        "momentum",
-        "weight_decay",
-        "rho",
-        "warmup",
-        "workers",
-    )
 
     @classmethod
-    def make(cls, **given) -> Settings:
+    def make(cls, **given) -> Self:
         """Settings with these values, and else with this method's defaults.
 
         Raises:
@@ -130,32 +132,21 @@ class Settings:
         return {}
 
     def __post_init__(self):
-        for name, allowed in self.choices.items():
+        for name, allowed in self.allowed.items():
             value = getattr(self, name)
-            if value is not None and value not in allowed:
-                raise ValueError(f"unknown {name} {value!r}: use one of {', '.join(allowed)}")
-        for name in self.at_least_one:
-            value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"{name} must be 1 or above, got {value}")
-            if isinstance(value, list | tuple) and (not value or min(value) < 1):
-                raise ValueError(f"{name} must be whole numbers of 1 or above, got {value}")
-        for names, fits, range_ in (
-            (self.positive, lambda x: x > 0, "above 0"),
-            (self.not_negative, lambda x: x >= 0, "0 or above"),
-        ):
-            for name in names:
-                value = getattr(self, name)
-                if value is not None and not fits(value):
-                    raise ValueError(f"{name} must be {range_}, got {value}")
-        if not 0 <= self.beta2 < 1:
-            raise ValueError(f"beta2 must be 0 or above and below 1, got {self.beta2}")
+            if value is None:
+                continue
+            if isinstance(allowed, tuple):
+                if value not in allowed:
+                    raise ValueError(f"unknown {name} {value!r}: use one of {', '.join(allowed)}")
+                continue
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if not numbers or not all(map(RANGES[allowed], numbers)):
+                raise ValueError(f"{name} must be {allowed}, got {value}")
         if self.schedule == "step" and self.milestones is None:
             raise ValueError("the step schedule needs milestones, e.g. [40]")
         if self.schedule == "plateau" and self.warmup:
-            raise ValueError(
-                "the plateau schedule has no warmup: give warmup 0, or another schedule"
-            )
+            raise ValueError("the plateau schedule has no warmup: give warmup 0")
         if self.from_best and self.select == "last":
             raise ValueError("from_best goes with select best or test: give from_best false")
 

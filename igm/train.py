@@ -3,24 +3,21 @@
 ``train`` begins or resumes a run; ``Training`` moves it on: an epoch, a step, the end of a stage, a checkpoint. Both
 know a method only by ``igm.methods.Method``.
 
-Every random draw is a function of the seed, the modality and its epoch, so the same seed gives the same run, bit for
-bit on the same machine, also when the run was interrupted and resumed: each epoch seeds all generators and draws its
-own order of the data, so a checkpoint at the end of an epoch needs no state of theirs.
+Every random draw is a function of the seed, the modality and its epoch: each epoch seeds all generators and draws its
+own order of the data. So the same seed gives the same run, bit for bit on the same machine, also when it was
+interrupted and resumed, and a checkpoint at the end of an epoch needs no state of the generators.
 """
-
-from __future__ import annotations
 
 import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import Dataset
 
@@ -30,42 +27,13 @@ from igm.loading import batches, hold_out, steps
 from igm.methods import Method, Stage, find_method
 from igm.metrics import evaluate
 from igm.models import held_modalities
+from igm.optimizer import base_optimizer, learning_rate_schedule
+from igm.runs import Run
 from igm.sam import SAM
 from igm.seeds import derive_seed, seed_everything, untouched_generators
 from igm.settings import ON_A_MACHINE, Settings
 
 log = logging.getLogger("igm")
-
-
-@dataclass
-class Run:
-    """What training leaves: the model with the selected weights, and its record.
-
-    ``settings`` are those that were used, defaults filled in. ``history`` has a dict an epoch: stage, round,
-    modality, epoch, lr, loss, and by modality and fused the validation accuracies ``valid``, ``valid_macro_f1`` and
-    ``valid_map``. ``best_epoch`` counts the epochs from 1, ``why`` says why it is the best. ``results`` holds the
-    scores of the selected weights by split: ``run.results["test"]["fused"]["map"]``. ``method`` is the method
-    object, e.g. with IGM's moments.
-    """
-
-    model: nn.Module
-    settings: Settings
-    method: Method
-    history: list[dict] = field(default_factory=list)
-    best_epoch: int = 0
-    why: str = ""
-    results: dict[str, dict] = field(default_factory=dict)
-    status: str = "running"
-    wall_seconds: float = 0.0
-    sizes: dict[str, int] = field(default_factory=dict)
-    device: str = ""
-    folder: Path | None = None
-
-    def record(self) -> dict:
-        """Everything but the weights, ready for JSON."""
-        made = {"versions": runs.versions(), "commit": runs.commit()}
-        found = {name: made.get(name, getattr(self, name, None)) for name in runs.FINDINGS}
-        return found | {"settings": asdict(self.settings), "sizes": self.sizes}
 
 
 def train(
@@ -139,9 +107,7 @@ class Training:
         self.run, self.data, self.devices, self.notes = run, data, devices, notes
         stages = run.method.stages()
         self.plan = [(i, stage) for i, stage in enumerate(stages) for _ in range(stage.epochs)]
-        self.epochs = Counter()  # modalities -> their epochs over all stages
-        for stage in stages:
-            self.epochs[stage.name] += stage.epochs
+        self.epochs = Counter(stage.name for _, stage in self.plan)  # over all stages
         # By modalities; kept from round to round.
         self.optimizers: dict[str, tuple[SAM, LRScheduler]] = {}
         self.best: dict | None = None  # the weights of run.best_epoch
@@ -204,8 +170,9 @@ class Training:
         seed = derive_seed(s.seed, *stage.modalities, done)
         seed_everything(seed if devices.rank == 0 else derive_seed(seed, "process", devices.rank))
         self.run.model.train()
-        cut = (s.accumulation, s.drop_last, s.workers, stage.modalities)
-        stream = steps(self.data["train"], s.batch_size, seed, *devices.place, *cut)
+        cut = {"shards": s.accumulation, "drop_last": s.drop_last, "workers": s.workers}
+        read = devices.share | cut | {"modalities": stage.modalities}
+        stream = steps(self.data["train"], s.batch_size, seed, **read)
         # A GPU runs ahead of Python, and to read a loss is to wait for it: there it is done for fifty at a time.
         every = 1 if devices.device.type == "cpu" and devices.processes == 1 else 50
         losses, unseen = (
@@ -250,13 +217,10 @@ class Training:
         """The method's optimiser for a stage (rho = 0 makes it plain), and the schedule of its learning rate."""
         if stage.name not in self.optimizers:
             s, method = self.run.settings, self.run.method
-            parameters = method.parameters(stage)
-            if s.optimizer == "adam":
-                base = Adam(parameters, s.lr, (0.9, s.beta2), weight_decay=s.weight_decay)
-            else:
-                base = SGD(parameters, s.lr, s.momentum, weight_decay=s.weight_decay)
+            base = base_optimizer(method.parameters(stage), s)
             epochs = stage.epochs if s.restart else self.epochs[stage.name]
-            self.optimizers[stage.name] = method.optimizer(stage, base), _schedule(base, s, epochs)
+            schedule = learning_rate_schedule(base, s, epochs)
+            self.optimizers[stage.name] = method.optimizer(stage, base), schedule
         return self.optimizers[stage.name]
 
     # ---------------------------------------------------------------- scores, the end of a stage, the end
@@ -264,9 +228,9 @@ class Training:
     def evaluate(self, split: str) -> dict[str, dict[str, float]]:
         run, s = self.run, self.run.settings
         run.model.eval()
-        sizes = {"batch_size": s.eval_batch_size, "workers": s.workers}
-        place = (*self.devices.place, self.devices.gather)
-        return evaluate(run.method.logits, self.data[split], s.fusion, *place, **sizes)
+        read = self.devices.share | {"batch_size": s.eval_batch_size, "workers": s.workers}
+        data, gather = self.data[split], self.devices.gather
+        return evaluate(run.method.logits, data, s.fusion, gather=gather, **read)
 
     def validate(self, row: dict) -> None:
         for split in ["valid", "test"] if self.run.settings.select == "test" else ["valid"]:
@@ -296,9 +260,8 @@ class Training:
         s = self.run.settings
         if s.from_best and self.best:  # the next stage goes on from here, and T is taken here
             self.run.model.load_state_dict(self.best)
-        place = (*self.devices.place, s.workers, stage.modalities)
-        share = batches(self.data["train"], s.batch_size, None, *place)
-        self.run.method.end_stage(stage, share)
+        read = self.devices.share | {"workers": s.workers, "modalities": stage.modalities}
+        self.run.method.end_stage(stage, batches(self.data["train"], s.batch_size, None, **read))
 
     def finish(self) -> None:
         """Takes the selected weights, scores them, and completes the record."""
@@ -429,22 +392,6 @@ def step_gradient(
         p.grad = g
     devices.total_gradients(parameters)
     return loss
-
-
-def _schedule(optimizer: Optimizer, s: Settings, epochs: int) -> LRScheduler:
-    """The learning rate over some epochs: multiplied, in the first w, by (e + 1) / (w + 1) for a warm-up."""
-    if s.schedule == "plateau":
-        return ReduceLROnPlateau(optimizer, mode="max", factor=s.lr_factor, patience=5)
-    if s.schedule == "cosine":
-        schedule = lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
-    elif s.schedule == "step":
-        schedule = lr_scheduler.MultiStepLR(optimizer, s.milestones, s.lr_factor)
-    else:
-        schedule = lr_scheduler.ConstantLR(optimizer, factor=1)
-    if not s.warmup:
-        return schedule
-    rise = lr_scheduler.LinearLR(optimizer, 1 / (s.warmup + 1), 1.0, total_iters=s.warmup)
-    return lr_scheduler.ChainedScheduler([schedule, rise])
 
 
 def _entry(split: str, score: str) -> str:

@@ -13,6 +13,7 @@ small networks, where Python's share is largest, and run on one thread: on two t
 
     step_NAME               a training step of a method / a bare step: forward, backward, SGD
     digits_step_NAME        the same with the small networks
+    import_igm              `import igm` / `import torch`, each in a fresh process
     matrices_over_pass      the matrices T of a stage / one inference pass over the same data
     matrices_extra_seconds  the difference of the two, in seconds
     eigh_over_svd           the decomposition that ``modification_matrix`` uses / an SVD, of the same matrix, d = 512
@@ -52,6 +53,7 @@ import json
 import multiprocessing
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -63,7 +65,6 @@ from unittest import mock
 import librosa
 import numpy as np
 import torch
-from igm.loop import step_gradient
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -71,7 +72,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.models import resnet18
 
-from igm import LateFusion, Settings, Unimodal, build_model, load_dataset, paper_head, train
+from igm import LateFusion, Unimodal, build_model, load_dataset, paper_head, train
 from igm.analysis.landscape import loss_surface, random_direction
 from igm.datasets import LAYOUTS, synthetic
 from igm.datasets.cache import Cache
@@ -81,6 +82,7 @@ from igm.encoders.build import build_network
 from igm.loading import batches
 from igm.methods import Method, Stage, find_method
 from igm.sam import SAM
+from igm.train import step_gradient
 
 RECORD = Path(__file__).with_suffix(".json")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -88,6 +90,7 @@ CORES = os.cpu_count()
 REPEATS = 7
 SGD = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
 TARGETS = {  # at most, or where the name says speed or reader at least
+    "import_igm": 1.5,
     "step_gm": 1.03,
     "step_sam": 2.05,
     "step_released": 1.10,
@@ -184,25 +187,31 @@ def digits() -> tuple[LateFusion, dict]:
 
 
 def set_up(method: str, model: LateFusion, batches: Iterable[dict], **settings) -> Method:
-    """The method as ``train`` makes it, after a stage of every modality: its matrices are there."""
-    names = list(model.modalities)
-    trainer = find_method(method)(model, names, Settings(method, **settings))
+    """The method as ``train`` makes it, after a stage of every modality: its moments are there."""
+    names, kind = list(model.modalities), find_method(method)
     devices = Devices(str(DEVICE), "no")
-    trainer.autocast, trainer.backward = devices.autocast, devices.backward
+    trainer = kind(model, names, kind.Settings.make(method=method, **settings), devices)
     for name in names:
         trainer.end_stage(Stage((name,), 1), batches)
     return trainer
 
 
+def optimizer_of(trainer: Method, stage: Stage) -> SAM:
+    """The optimiser of a stage, with its matrices."""
+    base = torch.optim.SGD(trainer.parameters(stage), **SGD)
+    optimizer = trainer.optimizer(stage, base)
+    trainer.begin_stage(stage, optimizer)
+    return optimizer
+
+
 def method_step(trainer: Method, name: str, batch: dict) -> Work:
     """A step of one modality as ``train`` takes it."""
-    s, stage, devices = trainer.settings, Stage((name,), 1), Devices(str(DEVICE), "no")
-    base = torch.optim.SGD(trainer.parameters(stage), **SGD)
-    optimizer = SAM(base, s.rho, s.adaptive, s.rho_norm)
+    stage, devices = Stage((name,), 1), trainer.devices
+    optimizer = optimizer_of(trainer, stage)
 
     def step() -> None:
         step_gradient(trainer, stage, len(batch["label"]), [batch], optimizer, devices)
-        devices.step(base, s.clip)
+        devices.step(optimizer.base_optimizer, trainer.settings.clip)
 
     return step
 
@@ -253,9 +262,23 @@ def matrices() -> Entries:
         for batch in batches:
             network(batch["audio"])
 
-    rows = in_turn([lambda: trainer.end_stage(stage, batches), one_pass])
+    after = Stage(("image",), 1)  # the stage whose gradients the matrices modify
+    optimizer = optimizer_of(trainer, after)
+
+    def ours() -> None:
+        trainer.end_stage(stage, batches)
+        trainer.begin_stage(after, optimizer)
+
+    rows = in_turn([ours, one_pass])
     yield "matrices_over_pass", spread(a / b for a, b in rows)
     yield "matrices_extra_seconds", spread(a - b for a, b in rows)
+
+
+def imports() -> Entries:
+    def fresh(words: str) -> Work:
+        return lambda: subprocess.run([sys.executable, "-c", words], check=True)
+
+    yield "import_igm", ratio(fresh("import igm"), fresh("import torch"))
 
 
 def eigh() -> Entries:
@@ -371,7 +394,7 @@ def _paper_step(data: str, name: str, classes: int, size: int) -> tuple[list[flo
     batch = random_batch([name], size, shape, classes)
     if len(shape) == 1:
         batch[name] = torch.randint(1, 30000, (size, *shape), device=DEVICE)
-    trainer = find_method("igm")(model, [name], Settings("igm", variant="paper"))
+    trainer = set_up("igm", model, [], variant="paper")
     (seconds,) = zip(*in_turn([method_step(trainer, name, batch)], 3))
     return list(seconds), _memory()[1]
 
@@ -504,7 +527,7 @@ PAPER = {  # the shape of a sample by modality, classes, batch size
     ),
 }
 SMALL = (digits_step, surface, digits_epoch, modalities, samples, reader)  # on one thread
-GROUPS = (step, matrices, eigh, *SMALL, memory, bf16, paper_steps, gpu)
+GROUPS = (imports, step, matrices, eigh, *SMALL, memory, bf16, paper_steps, gpu)
 
 
 def about() -> dict:

@@ -101,8 +101,8 @@ def test_ctrl_c_stops_prepare_with_a_word(sample, tmp_path):
 
 
 def test_a_library_that_is_missing_is_named(run, sample, monkeypatch):
-    monkeypatch.setitem(sys.modules, "soundfile", None)
-    mistake(run(f"check cremad {sample}"), "soundfile is not installed", "pip install '.[media]'")
+    monkeypatch.setitem(sys.modules, "librosa", None)
+    mistake(run(f"check cremad {sample}"), "librosa is not installed", "pip install '.[media]'")
 
 
 # ---------------------------------------------------------------- train, evaluate, resume

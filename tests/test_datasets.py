@@ -1,5 +1,7 @@
 """datasets/: what the readers give, checked against the files in data/; the noise dial; clear errors."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +254,17 @@ def test_a_plain_data_loader_can_read_a_set():
 
 
 # ---------------------------------------------------------------- errors
+
+
+def test_importing_the_data_sets_needs_no_unix_and_loads_nothing_slow():
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(["fcntl", "resource", "pwd", "grp"]))  # as on Windows
+import igm.datasets
+slow = {"librosa", "soundfile", "cv2", "av", "transformers", "torchvision", "sklearn", "scipy"}
+assert not slow & set(sys.modules), slow & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(

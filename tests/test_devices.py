@@ -101,7 +101,7 @@ def test_one_process_is_its_own_total():
     x = torch.ones(3)
     assert devices.total(x) is x
     assert devices.gather([1, 2]) == [1, 2]
-    assert devices.place == (torch.device("cpu"), (0, 1))
+    assert devices.share == {"device": torch.device("cpu"), "part": (0, 1)}
 
 
 def test_auto_takes_the_gpu_where_there_is_one():

@@ -200,10 +200,10 @@ def test_both_encoders_get_noise_and_the_heads_do_not():
 def test_conv_takes_the_convolutions_alone():
     model = build_model({"image": (1, 14, 14), "audio": (12,)}, 10, d=8)
     method = make(model, ogm_layers="conv")
-    assert [p.dim() for p in method.modulated("image")] == [4, 4]
-    assert method.modulated("audio") == []  # an MLP has none
+    assert [p.dim() for p in method.held_back("image")] == [4, 4]
+    assert method.held_back("audio") == []  # an MLP has none
     method = make(model)
-    assert method.modulated("image") == list(model["image"].encoder.parameters())
+    assert method.held_back("image") == list(model["image"].encoder.parameters())
 
 
 def test_a_strong_modality_is_stopped_by_a_large_alpha():

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+import igm
 from igm.analysis.intervals import interval
 from igm_book.plots import (
     COLOURS,
@@ -35,10 +36,22 @@ def test_plot_seeds_draws_every_seed_and_the_mean():
     results = {"a": [0.1, 0.2, 0.3], "b": [0.5, 0.6, 0.8]}
     ax = plot_seeds(results, "accuracy")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
-    dots = [line.get_xdata().tolist() for line in ax.lines if len(line.get_xdata()) == 3]
-    assert dots == list(results.values())
-    means = [container.lines[0].get_xdata()[0] for container in ax.containers]
-    assert means == pytest.approx([0.2, 0.6333333])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("accuracy", "")
+    assert ax.get_ylim() == (1.5, -0.5), "the first condition is at the top"
+    dots = [points.get_offsets().tolist() for points in ax.collections]
+    assert dots == [[[x, row] for x in values] for row, values in enumerate(results.values())]
+    (means,) = [line.get_xydata() for line in ax.lines if line.get_marker() == "D"]
+    assert means.tolist() == [[pytest.approx(0.2), 0], [pytest.approx(0.6333333), 1]]
+    ends = [line.get_xdata() for line in ax.lines if line.get_marker() != "D"]
+    for values, x in zip(results.values(), ends, strict=True):
+        mean, half = interval(values)
+        assert (np.nanmin(x), np.nanmax(x)) == pytest.approx((mean - half, mean + half))
+
+
+def test_plot_seeds_draws_one_seed_without_an_interval():
+    ax = plot_seeds({"a": [0.4]}, "accuracy")
+    assert ax.collections[0].get_offsets().tolist() == [[0.4, 0]]
+    assert all(np.isnan(line.get_xdata()).any() or line.get_marker() == "D" for line in ax.lines)
 
 
 def test_plot_lines_draws_means_and_bands():
@@ -75,16 +88,23 @@ def test_plot_surface_draws_alpha_to_the_right_and_marks_the_centre():
     assert plt.gcf().axes[1].get_ylabel() == "error"
 
 
-def test_plot_pairs_shows_both_modalities():
-    import igm
+def heat_map(ax):
+    """The numbers of a heat map, and a check of its place: the first row at the bottom."""
+    (mesh,) = ax.collections
+    numbers = mesh.get_array()
+    assert ax.get_ylim() == (0, len(numbers)) and ax.get_xlim() == (0, numbers.shape[1])
+    return numbers
 
+
+def test_plot_pairs_shows_both_modalities():
     dataset = igm.load_dataset("digits", split="valid", samples=3)
     plot_pairs(dataset, range(3))
-    shown = [ax.images[0].get_array() for ax in plt.gcf().axes]
+    axes = plt.gcf().axes
     image = dataset[0]["image"][0].numpy()
     grey = (image - image.min()) / (image.max() - image.min())
-    assert all(np.allclose(shown[0][..., channel], grey) for channel in range(3))
-    assert np.array_equal(shown[5], dataset[2]["audio"][0])
+    shown = axes[0].images[0].get_array()
+    assert all(np.allclose(shown[..., channel], grey) for channel in range(3))
+    assert np.array_equal(heat_map(axes[5]), dataset[2]["audio"][0])
 
 
 def test_plot_grid_has_a_row_a_name_and_a_column_a_title():
@@ -93,5 +113,6 @@ def test_plot_grid_has_a_row_a_name_and_a_column_a_title():
     axes = plt.gcf().axes
     assert [ax.get_title() for ax in axes] == ["left", "right", "", ""]
     assert [ax.get_ylabel() for ax in axes] == ["video", "", "audio", ""]
-    assert np.array_equal(axes[3].images[0].get_array(), flat + 1)
-    assert [ax.images[0].origin for ax in axes] == ["upper", "upper", "lower", "lower"]
+    assert np.array_equal(heat_map(axes[3]), flat + 1)
+    assert all(ax.collections[0].get_cmap().name == "magma" for ax in axes[2:])
+    assert [ax.images[0].origin for ax in axes[:2]] == ["upper", "upper"]

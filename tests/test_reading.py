@@ -225,5 +225,14 @@ def test_the_shards_of_a_step_are_read_by_workers_too(items):
         assert torch.equal(whole[i], video)
 
 
+def test_librosa_is_loaded_before_workers_are_forked(items, monkeypatch):
+    done = []
+    monkeypatch.setattr(media, "log_spectrogram", lambda samples: done.append(len(samples)))
+    with media_set(items).view(["video"]).forking():
+        assert not done
+    with media_set(items).forking():
+        assert done == [512]
+
+
 def test_wav_files_are_what_the_fixture_says(items):
     assert soundfile.info(items[0].files["audio"]).samplerate == 8000

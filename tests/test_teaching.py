@@ -12,11 +12,11 @@ import nbformat
 import pytest
 import torch
 
-from igm import teaching
-from igm_book import check, fault, require
+from igm_book import check, exercises
+from igm_book.exercises import fault, require
 
 BOOK = Path(__file__).parents[1] / "book"
-CHAPTERS = [int(module.name[-2:]) for module in pkgutil.iter_modules(teaching.__path__)]
+CHAPTERS = [int(module.name[-2:]) for module in pkgutil.iter_modules(exercises.__path__)]
 
 
 def checks(chapter: int) -> set[str]:

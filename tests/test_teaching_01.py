@@ -1,11 +1,8 @@
 """The checks of chapter 1's exercises: a wrong answer is told what is wrong, a right one is right."""
 
-import pytest
 import torch
-from answers import faulty
+from answers import numbered, two_tests
 from torch.nn import functional as F
-
-from igm_book.exercises import fault
 
 # ---------------------------------------------------------------- 1.1
 
@@ -44,50 +41,27 @@ def without_gradient(o, y):
     return F.cross_entropy(o.detach(), y) + 0 * o.sum()
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (naive, "finite"),
-        (summed, "not their sum"),
-        (wrong_axis, "along the classes"),
-        (without_sign, "-log p"),
-        (each_sample, "one number"),
-        (clamped, "probability 0"),
-        (shifted_by_one_number, "probability 0"),
-        (without_gradient, "gradient"),
-    ],
-)
-def test_1_1_wrong(answer, named):
-    faulty("1.1", answer, named)
-
-
-def test_1_1_right():
-    assert (
-        fault("1.1", lambda o, y: (o.logsumexp(1) - o.gather(1, y[:, None])[:, 0]).mean()) is None
-    )
+WRONG_1 = [
+    (naive, "finite"),
+    (summed, "not their sum"),
+    (wrong_axis, "along the classes"),
+    (without_sign, "-log p"),
+    (each_sample, "one number"),
+    (clamped, "probability 0"),
+    (shifted_by_one_number, "probability 0"),
+    (without_gradient, "gradient"),
+]
+RIGHT_1 = [lambda o, y: (o.logsumexp(1) - o.gather(1, y[:, None])[:, 0]).mean()]
 
 
 # ---------------------------------------------------------------- 1.2
 
-
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (lambda d, c: d * 256 + 256 * 64 + 64 * c, "biases"),
-        (lambda d, c: (d + 1) * 256 + 65 * c, "three layers"),
-        (lambda d, c: (d + 1) * 256 + 257 * 64 + 64 * c, "three layers"),
-    ],
-)
-def test_1_2_wrong(answer, named):
-    faulty("1.2", answer, named)
-
-
-def test_1_2_right():
-    widths = (256, 64)
-    assert (
-        fault("1.2", lambda d, c: sum((a + 1) * b for a, b in zip((d, *widths), (*widths, c))))
-        is None
-    )
+WRONG_2 = [
+    (lambda d, c: d * 256 + 256 * 64 + 64 * c, "biases"),
+    (lambda d, c: (d + 1) * 256 + 65 * c, "three layers"),
+    (lambda d, c: (d + 1) * 256 + 257 * 64 + 64 * c, "three layers"),
+]
+RIGHT_2 = [lambda d, c: sum((a + 1) * b for a, b in zip((d, 256, 64), (256, 64, c)))]
 
 
 # ---------------------------------------------------------------- 1.3
@@ -127,28 +101,21 @@ def one_sample(o, present):
     return divided_by_m(o, present)[0]
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (divided_by_m, "add up to 1"),
-        (all_of_them, "no part in the mean"),
-        (multiplied, "nan"),
-        (mean_of_logits, "mean of the probabilities"),
-        (whole_batch, "mean"),
-        (one_sample, "(n, c)"),
-    ],
-)
-def test_1_3_wrong(answer, named):
-    faulty("1.3", answer, named)
+def by_samples(o, present):
+    n = len(next(iter(o.values())))
+    rows = [[o[k][i].softmax(0) for k in o if present[k][i]] for i in range(n)]
+    return torch.stack([sum(row) / len(row) for row in rows])
 
 
-def test_1_3_right():
-    def by_samples(o, present):
-        n = len(next(iter(o.values())))
-        rows = [[o[k][i].softmax(0) for k in o if present[k][i]] for i in range(n)]
-        return torch.stack([sum(row) / len(row) for row in rows])
-
-    assert fault("1.3", by_samples) is None
+WRONG_3 = [
+    (divided_by_m, "add up to 1"),
+    (all_of_them, "no part in the mean"),
+    (multiplied, "nan"),
+    (mean_of_logits, "mean of the probabilities"),
+    (whole_batch, "mean"),
+    (one_sample, "(n, c)"),
+]
+RIGHT_3 = [by_samples]
 
 
 # ---------------------------------------------------------------- 1.4
@@ -187,23 +154,15 @@ def right_early(model, batch, missing, filler):
     return model.head(torch.cat([z.get(name, other) for name in model.encoders], 1))
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (filler_last, "order"),
-        (zeros, "the filler in every sample"),
-        (filler_encoded, "not pass the encoder"),
-        (first_sample_only, "(n, c)"),
-        (inputs_only, "features of the modalities"),
-        (lambda model, batch, missing, filler: model(batch)["fused"], "KeyError"),
-    ],
-)
-def test_1_4_wrong(answer, named):
-    faulty("1.4", answer, named)
-
-
-def test_1_4_right():
-    assert fault("1.4", right_early) is None
+WRONG_4 = [
+    (filler_last, "order"),
+    (zeros, "the filler in every sample"),
+    (filler_encoded, "not pass the encoder"),
+    (first_sample_only, "(n, c)"),
+    (inputs_only, "features of the modalities"),
+    (lambda model, batch, missing, filler: model(batch)["fused"], "KeyError"),
+]
+RIGHT_4 = [right_early]
 
 
 # ---------------------------------------------------------------- 1.5
@@ -246,25 +205,23 @@ def predicted_classes_only(guess, y, c):
     return (2 * tp / (2 * tp + fp + fn))[torch.unique(guess)].mean()
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (micro, "class by class"),
-        (weighted, "count the same"),
-        (recall, "2 TP / (2 TP + FP + FN)"),
-        (of_mean_precision_and_recall, "mean over the classes"),
-        (by_precision, "never predicted"),
-        (predicted_classes_only, "never predicted"),
-    ],
-)
-def test_1_5_wrong(answer, named):
-    faulty("1.5", answer, named)
+def from_matrix(guess, y, c):
+    m = torch.zeros(c, c)
+    m.index_put_((y, guess), torch.ones(len(y)), accumulate=True)
+    return (2 * m.diag() / (m.sum(0) + m.sum(1))).mean().item()
 
 
-def test_1_5_right():
-    def from_matrix(guess, y, c):
-        m = torch.zeros(c, c)
-        m.index_put_((y, guess), torch.ones(len(y)), accumulate=True)
-        return (2 * m.diag() / (m.sum(0) + m.sum(1))).mean().item()
+WRONG_5 = [
+    (micro, "class by class"),
+    (weighted, "count the same"),
+    (recall, "2 TP / (2 TP + FP + FN)"),
+    (of_mean_precision_and_recall, "mean over the classes"),
+    (by_precision, "never predicted"),
+    (predicted_classes_only, "never predicted"),
+]
+RIGHT_5 = [from_matrix]
 
-    assert fault("1.5", from_matrix) is None
+
+WRONG = numbered(1, WRONG_1, WRONG_2, WRONG_3, WRONG_4, WRONG_5)
+RIGHT = numbered(1, RIGHT_1, RIGHT_2, RIGHT_3, RIGHT_4, RIGHT_5)
+test_a_wrong_answer_is_told_why, test_a_right_answer_passes = two_tests(WRONG, RIGHT)

@@ -1,13 +1,10 @@
 """The checks of chapter 2's exercises: a wrong answer is told what is wrong, a right one is right."""
 
 import numpy as np
-import pytest
 import torch
-from answers import faulty
+from answers import numbered, two_tests
 from scipy import stats
 from torch.nn import functional as F
-
-from igm_book.exercises import fault
 
 # ---------------------------------------------------------------- 2.1
 
@@ -33,29 +30,22 @@ def without_root(a, b):
     return mean, half / np.sqrt(5)
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (lambda a, b: t_interval(b, a), "mean of a - b"),
-        (lambda a, b: t_interval(a, b, ddof=0), "n - 1, not by n"),
-        (lambda a, b: t_interval(a, b, t=stats.norm.ppf(0.975)), "Student's t"),
-        (lambda a, b: t_interval(a, b, t=stats.t.ppf(0.95, 4)), "t times"),
-        (unpaired, "seed by seed"),
-        (whole_width, "half"),
-        (without_root, "root of n"),
-    ],
-)
-def test_2_1_wrong(answer, named):
-    faulty("2.1", answer, named)
+def by_scipy(a, b):
+    d = np.subtract(a, b)
+    low, high = stats.t.interval(0.95, len(d) - 1, d.mean(), stats.sem(d))
+    return (high + low) / 2, (high - low) / 2
 
 
-def test_2_1_right():
-    def by_scipy(a, b):
-        d = np.subtract(a, b)
-        low, high = stats.t.interval(0.95, len(d) - 1, d.mean(), stats.sem(d))
-        return (high + low) / 2, (high - low) / 2
-
-    assert fault("2.1", by_scipy) is None
+WRONG_1 = [
+    (lambda a, b: t_interval(b, a), "mean of a - b"),
+    (lambda a, b: t_interval(a, b, ddof=0), "n - 1, not by n"),
+    (lambda a, b: t_interval(a, b, t=stats.norm.ppf(0.975)), "Student's t"),
+    (lambda a, b: t_interval(a, b, t=stats.t.ppf(0.95, 4)), "t times"),
+    (unpaired, "seed by seed"),
+    (whole_width, "half"),
+    (without_root, "root of n"),
+]
+RIGHT_1 = [by_scipy]
 
 
 # ---------------------------------------------------------------- 2.2
@@ -114,28 +104,20 @@ def shapley(v, sign=1):
     return phi
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (last_only, "add up"),
-        (first_only, "add up"),
-        (scaled_to_the_sum, "averaged over all orders"),
-        (same_weight, "add up"),
-        (without_the_empty_set, "add up"),
-        (one_order, "averaged over all orders"),
-        (lambda v: list(shapley(v).values()), "dictionary"),
-        (
-            lambda v: {frozenset({j}): x for j, x in shapley(v).items()},
-            "one entry for each modality",
-        ),
-    ],
-)
-def test_2_2_wrong(answer, named):
-    faulty("2.2", answer, named)
-
-
-def test_2_2_right():
-    assert fault("2.2", shapley) is None
+WRONG_2 = [
+    (last_only, "add up"),
+    (first_only, "add up"),
+    (scaled_to_the_sum, "averaged over all orders"),
+    (same_weight, "add up"),
+    (without_the_empty_set, "add up"),
+    (one_order, "averaged over all orders"),
+    (lambda v: list(shapley(v).values()), "dictionary"),
+    (
+        lambda v: {frozenset({j}): x for j, x in shapley(v).items()},
+        "one entry for each modality",
+    ),
+]
+RIGHT_2 = [shapley]
 
 
 # ---------------------------------------------------------------- 2.3
@@ -190,32 +172,25 @@ def of_the_batch(o, y):
     return {k: g.mean(0) for k, g in right_residual(o, y).items()}
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (own, "share"),
-        (of_the_sum, "share"),
-        (of_the_mean, "share"),
-        (by_m, "share"),
-        (scaled(1 / 6), "divide by n"),
-        (scaled(-1), "negative at the true class"),
-        (logarithm_forgotten, "own residual"),
-        (without_onehot, "add up to 0"),
-        (of_the_batch, "(n, c)"),
-    ],
-)
-def test_2_3_wrong(answer, named):
-    faulty("2.3", answer, named)
+def by_autograd(o, y):
+    leaves = {k: z.clone().requires_grad_() for k, z in o.items()}
+    p = torch.stack([z.softmax(1) for z in leaves.values()]).mean(0)
+    loss = -p.gather(1, y[:, None]).log().sum()
+    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
 
 
-def test_2_3_right():
-    def by_autograd(o, y):
-        leaves = {k: z.clone().requires_grad_() for k, z in o.items()}
-        p = torch.stack([z.softmax(1) for z in leaves.values()]).mean(0)
-        loss = -p.gather(1, y[:, None]).log().sum()
-        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
-
-    assert fault("2.3", by_autograd) is None
+WRONG_3 = [
+    (own, "share"),
+    (of_the_sum, "share"),
+    (of_the_mean, "share"),
+    (by_m, "share"),
+    (scaled(1 / 6), "divide by n"),
+    (scaled(-1), "negative at the true class"),
+    (logarithm_forgotten, "own residual"),
+    (without_onehot, "add up to 0"),
+    (of_the_batch, "(n, c)"),
+]
+RIGHT_3 = [by_autograd]
 
 
 # ---------------------------------------------------------------- 2.4
@@ -253,28 +228,26 @@ def each(o, y):
     return sum(F.cross_entropy(z, y, reduction="none") for z in [sum(o.values()), *o.values()])
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (joint_loss, "each modality alone"),
-        (lambda o, y: sum(own_losses(o, y)), "the joint loss"),
-        (mean_of_own, "not averaged"),
-        (summed_over_samples, "mean over"),
-        (mean_of_logits, "summed logits"),
-        (first_only_own, "each modality's logits"),
-        (detached, "r + r^(j)"),
-        (each, "one number"),
-    ],
-)
-def test_2_4_wrong(answer, named):
-    faulty("2.4", answer, named)
+def by_log_softmax(o, y):
+    total = 0
+    for z in [sum(o.values()), *o.values()]:
+        total = total - z.log_softmax(1).gather(1, y[:, None]).mean()
+    return total
 
 
-def test_2_4_right():
-    def by_log_softmax(o, y):
-        total = 0
-        for z in [sum(o.values()), *o.values()]:
-            total = total - z.log_softmax(1).gather(1, y[:, None]).mean()
-        return total
+WRONG_4 = [
+    (joint_loss, "each modality alone"),
+    (lambda o, y: sum(own_losses(o, y)), "the joint loss"),
+    (mean_of_own, "not averaged"),
+    (summed_over_samples, "mean over"),
+    (mean_of_logits, "summed logits"),
+    (first_only_own, "each modality's logits"),
+    (detached, "r + r^(j)"),
+    (each, "one number"),
+]
+RIGHT_4 = [by_log_softmax]
 
-    assert fault("2.4", by_log_softmax) is None
+
+WRONG = numbered(2, WRONG_1, WRONG_2, WRONG_3, WRONG_4)
+RIGHT = numbered(2, RIGHT_1, RIGHT_2, RIGHT_3, RIGHT_4)
+test_a_wrong_answer_is_told_why, test_a_right_answer_passes = two_tests(WRONG, RIGHT)

@@ -3,11 +3,10 @@
 import math
 
 import numpy as np
-import pytest
 import torch
-from answers import faulty
+from answers import numbered, two_tests
 
-from igm_book.exercises import fault
+from igm.rivals.ogm import head_shares
 
 # ---------------------------------------------------------------- 3.1
 
@@ -20,39 +19,32 @@ def gentle(s, alpha, others=np.mean, ahead=lambda x: 1 - math.tanh(x), shift=1.0
     return k
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (lambda s, alpha: list(gentle(s, alpha).values()), "dictionary"),
-        (lambda s, alpha: {"audio": gentle(s, alpha)["audio"]}, "dictionary"),
-        (lambda s, alpha: gentle(s, alpha, shift=0.0), "no jump"),  # OGM's own
-        (lambda s, alpha: dict.fromkeys(s, 0.5), "level"),
-        (lambda s, alpha: gentle(s, alpha, ahead=lambda x: 1 - x), "1 - tanh"),
-        (lambda s, alpha: gentle(s, 2 * alpha), "1 - tanh"),
-        (lambda s, alpha: dict(zip(s, reversed(gentle(s, alpha).values()))), "behind"),
-        (
-            lambda s, alpha: {
-                j: 1 - math.tanh(alpha * (s[j] / (sum(s.values()) - s[j]) - 1)) for j in s
-            },
-            "behind",
-        ),
-        (lambda s, alpha: gentle(s, alpha, others=max), "mean of the other two"),
-        (lambda s, alpha: gentle(s, alpha, others=sum), "mean of the other two"),
-        (lambda s, alpha: None, "dictionary"),
-    ],
-)
-def test_3_1_wrong(answer, named):
-    faulty("3.1", answer, named)
+def in_tensors(s, alpha):
+    values = torch.tensor(list(s.values()))
+    rho = values * (len(s) - 1) / (values.sum() - values)
+    k = 1 - torch.tanh(alpha * torch.relu(rho - 1))
+    return dict(zip(s, k.tolist()))
 
 
-def test_3_1_right():
-    def in_tensors(s, alpha):
-        values = torch.tensor(list(s.values()))
-        rho = values * (len(s) - 1) / (values.sum() - values)
-        k = 1 - torch.tanh(alpha * torch.relu(rho - 1))
-        return dict(zip(s, k.tolist()))
-
-    assert fault("3.1", in_tensors) is None
+WRONG_1 = [
+    (lambda s, alpha: list(gentle(s, alpha).values()), "dictionary"),
+    (lambda s, alpha: {"audio": gentle(s, alpha)["audio"]}, "dictionary"),
+    (lambda s, alpha: gentle(s, alpha, shift=0.0), "no jump"),  # OGM's own
+    (lambda s, alpha: dict.fromkeys(s, 0.5), "level"),
+    (lambda s, alpha: gentle(s, alpha, ahead=lambda x: 1 - x), "1 - tanh"),
+    (lambda s, alpha: gentle(s, 2 * alpha), "1 - tanh"),
+    (lambda s, alpha: dict(zip(s, reversed(gentle(s, alpha).values()))), "behind"),
+    (
+        lambda s, alpha: {
+            j: 1 - math.tanh(alpha * (s[j] / (sum(s.values()) - s[j]) - 1)) for j in s
+        },
+        "behind",
+    ),
+    (lambda s, alpha: gentle(s, alpha, others=max), "mean of the other two"),
+    (lambda s, alpha: gentle(s, alpha, others=sum), "mean of the other two"),
+    (lambda s, alpha: None, "dictionary"),
+]
+RIGHT_1 = [in_tensors]
 
 
 # ---------------------------------------------------------------- 3.2
@@ -68,32 +60,25 @@ def rarest(y):
     return torch.bincount(y).argmin()
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (lambda a, v, y: torch.zeros(4), "should be behind"),
-        (lambda a, v, y: one_hot(rarest(y), -50.0, 4), "should be behind"),
-        (lambda a, v, y: one_hot(torch.bincount(y).argmax(), 50.0, 4), "should be behind"),
-        (lambda a, v, y: one_hot(0, 50.0, 4), "should be behind"),
-        (lambda a, v, y: one_hot(rarest(y), 0.5, 4), "should be behind"),
-        (lambda a, v, y: torch.full((4,), 50.0), "should be behind"),
-        (lambda a, v, y: v - a, "one vector for all samples"),
-        (lambda a, v, y: torch.tensor(50.0), "one vector for all samples"),
-        (lambda a, v, y: one_hot(rarest(y), 1e30, 4), "so small"),
-        (lambda a, v, y: one_hot(rarest(y), math.inf, 4), "so small"),
-        (lambda a, v, y: a.add_(one_hot(rarest(y), 50.0, 4))[0], "as they are"),
-    ],
-)
-def test_3_2_wrong(answer, named):
-    faulty("3.2", answer, named)
+def in_numpy(a, v, y):
+    counts = np.bincount(y.numpy(), minlength=a.shape[1])
+    return 40.0 * (np.arange(len(counts)) == counts.argmin()) - 3.0
 
 
-def test_3_2_right():
-    def in_numpy(a, v, y):
-        counts = np.bincount(y.numpy(), minlength=a.shape[1])
-        return 40.0 * (np.arange(len(counts)) == counts.argmin()) - 3.0
-
-    assert fault("3.2", in_numpy) is None
+WRONG_2 = [
+    (lambda a, v, y: torch.zeros(4), "should be behind"),
+    (lambda a, v, y: one_hot(rarest(y), -50.0, 4), "should be behind"),
+    (lambda a, v, y: one_hot(torch.bincount(y).argmax(), 50.0, 4), "should be behind"),
+    (lambda a, v, y: one_hot(0, 50.0, 4), "should be behind"),
+    (lambda a, v, y: one_hot(rarest(y), 0.5, 4), "should be behind"),
+    (lambda a, v, y: torch.full((4,), 50.0), "should be behind"),
+    (lambda a, v, y: v - a, "one vector for all samples"),
+    (lambda a, v, y: torch.tensor(50.0), "one vector for all samples"),
+    (lambda a, v, y: one_hot(rarest(y), 1e30, 4), "so small"),
+    (lambda a, v, y: one_hot(rarest(y), math.inf, 4), "so small"),
+    (lambda a, v, y: a.add_(one_hot(rarest(y), 50.0, 4))[0], "as they are"),
+]
+RIGHT_2 = [in_numpy]
 
 
 # ---------------------------------------------------------------- 3.3
@@ -144,43 +129,33 @@ def scaled_learning_rate(optimizer, parameters, k):
     optimizer.step()
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (scaled_gradient, "should move k times"),
-        (scaled_all, "not in the list should move"),
-        (scaled_learning_rate, "not in the list should move"),
-        (scaled_weights, "should move k times"),
-        (no_copy, "should move k times"),
-        (lambda o, parameters, k: scaled(o, parameters, 1 - k), "should move k times"),
-        (lambda o, parameters, k: o.step(), "should move k times"),
-        (lambda o, parameters, k: None, "call step"),
-        (two_steps, "not in the list should move"),
-    ],
-)
-def test_3_3_wrong(answer, named):
-    faulty("3.3", answer, named)
+# Without weight decay SGD's first step cannot tell; Adam can.
+def decay_apart(optimizer, parameters, k):  # right for SGD, by hand
+    if isinstance(optimizer, torch.optim.SGD):
+        return scaled(optimizer, parameters, k)
+    return scaled_gradient(optimizer, parameters, k)
 
 
-def test_3_3_feels_that_adam_forgets_the_scale_of_a_gradient():
-    """Without weight decay SGD's first step cannot tell; Adam can."""
-
-    def decay_apart(optimizer, parameters, k):  # right for SGD, by hand
-        if isinstance(optimizer, torch.optim.SGD):
-            return scaled(optimizer, parameters, k)
-        return scaled_gradient(optimizer, parameters, k)
-
-    faulty("3.3", decay_apart, "With Adam and k = 0.25")
+def with_lerp(optimizer, parameters, k):
+    before = [p.detach().clone() for p in parameters]
+    optimizer.step()
+    for p, old in zip(parameters, before):
+        p.data = torch.lerp(old, p.data, k)
 
 
-def test_3_3_right():
-    def with_lerp(optimizer, parameters, k):
-        before = [p.detach().clone() for p in parameters]
-        optimizer.step()
-        for p, old in zip(parameters, before):
-            p.data = torch.lerp(old, p.data, k)
-
-    assert fault("3.3", with_lerp) is None
+WRONG_3 = [
+    (scaled_gradient, "should move k times"),
+    (scaled_all, "not in the list should move"),
+    (scaled_learning_rate, "not in the list should move"),
+    (scaled_weights, "should move k times"),
+    (no_copy, "should move k times"),
+    (lambda o, parameters, k: scaled(o, parameters, 1 - k), "should move k times"),
+    (lambda o, parameters, k: o.step(), "should move k times"),
+    (lambda o, parameters, k: None, "call step"),
+    (two_steps, "not in the list should move"),
+    (decay_apart, "With Adam and k = 0.25"),
+]
+RIGHT_3 = [with_lerp]
 
 
 # ---------------------------------------------------------------- 3.4
@@ -217,43 +192,30 @@ def rest_in_halves(head, a, v):
     return only_a + rest + nothing, only_v + rest - nothing
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (lambda h, a, v: (f(h, a, 0 * v), f(h, 0 * a, v)), "add up"),
-        (without_centre, "add up"),
-        (lambda h, a, v: agm(h, a, v)[0], "two tensors"),
-        (halves, "block of the weights"),
-        (first_comes_first, "block of the weights"),
-        (lambda h, a, v: agm(h, a, v)[::-1], "block of the weights"),
-        (rest_in_halves, "block of the weights"),
-        (lambda h, a, v: agm(h, v, a), "add up"),
-    ],
-)
-def test_3_4_wrong(answer, named):
-    faulty("3.4", answer, named)
+def by_derivative(head, a, v):
+    """Exact for a linear head; elsewhere all that is not linear goes to v."""
+    nothing = f(head, 0 * a, 0 * v)
+    J = f(head, 1e-6 * a, 0 * v) - nothing
+    share = J * 1e6 + nothing / 2
+    return share, f(head, a, v) - share
 
 
-def test_3_4_needs_more_than_a_linear_head():
-    def by_derivative(head, a, v):
-        """Exact for a linear head; elsewhere all that is not linear goes to v."""
-        nothing = f(head, 0 * a, 0 * v)
-        J = f(head, 1e-6 * a, 0 * v) - nothing
-        share = J * 1e6 + nothing / 2
-        return share, f(head, a, v) - share
-
-    faulty("3.4", by_derivative, "comes first")
+def by_library(head, a, v):
+    return tuple(head_shares(head, {"a": a, "v": v}).values())
 
 
-def test_3_4_right():
-    def by_library(head, a, v):
-        from igm.rivals.ogm import head_shares
-
-        return tuple(head_shares(head, {"a": a, "v": v}).values())
-
-    assert fault("3.4", by_library) is None
-    assert fault("3.4", agm) is None
-    assert fault("3.4", lambda h, a, v: list(agm(h, a, v))) is None
+WRONG_4 = [
+    (lambda h, a, v: (f(h, a, 0 * v), f(h, 0 * a, v)), "add up"),
+    (without_centre, "add up"),
+    (lambda h, a, v: agm(h, a, v)[0], "two tensors"),
+    (halves, "block of the weights"),
+    (first_comes_first, "block of the weights"),
+    (lambda h, a, v: agm(h, a, v)[::-1], "block of the weights"),
+    (rest_in_halves, "block of the weights"),
+    (lambda h, a, v: agm(h, v, a), "add up"),
+    (by_derivative, "comes first"),
+]
+RIGHT_4 = [by_library, agm, lambda h, a, v: list(agm(h, a, v))]
 
 
 # ---------------------------------------------------------------- 3.5
@@ -278,39 +240,36 @@ def unguarded(g1, g2):
     return float(np.clip(raw(g1, g2), 0, 1)) if not torch.equal(g1, g2) else float("nan")
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (raw, "longer copy"),
-        (lambda g1, g2: 1 - min_norm(g1, g2), "shortest"),
-        (lambda g1, g2: 0.5, "shortest"),
-        (by_length, "shortest"),
-        (unguarded, "not nan"),
-        (lambda g1, g2: min_norm(g1, -g2), "shortest"),
-        (lambda g1, g2: 3.0, "between 0 and 1"),
-        (lambda g1, g2: min_norm(g1, g2) if g1.dim() == 1 else min_norm(g1[0], g2[0]), "any shape"),
-        (lambda g1, g2: min(max(raw(g1, g2), 0.001), 0.999), "longer copy"),
-    ],
-)
-def test_3_5_wrong(answer, named):
-    faulty("3.5", answer, named)
+def by_search(g1, g2):
+    """Ternary search on a convex function."""
+    low, high = 0.0, 1.0
+
+    def length(k):
+        return (k * g1 + (1 - k) * g2).norm().item()
+
+    for _ in range(100):
+        third = (high - low) / 3
+        if length(low + third) < length(high - third):
+            high -= third
+        else:
+            low += third
+    return (low + high) / 2
 
 
-def test_3_5_right():
-    def by_search(g1, g2):
-        """Ternary search on a convex function."""
-        low, high = 0.0, 1.0
+WRONG_5 = [
+    (raw, "longer copy"),
+    (lambda g1, g2: 1 - min_norm(g1, g2), "shortest"),
+    (lambda g1, g2: 0.5, "shortest"),
+    (by_length, "shortest"),
+    (unguarded, "not nan"),
+    (lambda g1, g2: min_norm(g1, -g2), "shortest"),
+    (lambda g1, g2: 3.0, "between 0 and 1"),
+    (lambda g1, g2: min_norm(g1, g2) if g1.dim() == 1 else min_norm(g1[0], g2[0]), "any shape"),
+    (lambda g1, g2: min(max(raw(g1, g2), 0.001), 0.999), "longer copy"),
+]
+RIGHT_5 = [by_search, min_norm]
 
-        def length(k):
-            return (k * g1 + (1 - k) * g2).norm().item()
 
-        for _ in range(100):
-            third = (high - low) / 3
-            if length(low + third) < length(high - third):
-                high -= third
-            else:
-                low += third
-        return (low + high) / 2
-
-    assert fault("3.5", by_search) is None
-    assert fault("3.5", min_norm) is None
+WRONG = numbered(3, WRONG_1, WRONG_2, WRONG_3, WRONG_4, WRONG_5)
+RIGHT = numbered(3, RIGHT_1, RIGHT_2, RIGHT_3, RIGHT_4, RIGHT_5)
+test_a_wrong_answer_is_told_why, test_a_right_answer_passes = two_tests(WRONG, RIGHT)

@@ -1,11 +1,8 @@
 """The checks of chapter 4's exercises: a wrong answer is told what is wrong, a right one is right."""
 
 import numpy as np
-import pytest
 import torch
-from answers import faulty
-
-from igm_book.exercises import fault
+from answers import numbered, two_tests
 
 # ---------------------------------------------------------------- 4.1
 
@@ -39,43 +36,34 @@ def one_more(w, v, lr, momentum, weight_decay, steps):
     return drift(w, v, lr, momentum, weight_decay, steps + 1)
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (still, "factor 1 - lr * weight_decay"),
-        (growing, "factor 1 - lr * weight_decay"),
-        (one_more, "no step at all"),
-        (lambda *a: drift(*a, late=True), "factor 1 - lr * weight_decay"),
-        (lambda *a: drift(*a[:3], 0.0, *a[4:]), "lr * momentum^t * v"),
-        (lambda *a: drift(*a, apart=True), "through the momentum"),
-        (in_place, "leave w and v"),
-    ],
-)
-def test_4_1_wrong(answer, named):
-    faulty("4.1", answer, named)
+def spoils(w, v, lr, momentum, weight_decay, steps):
+    found = drift(w, v, lr, momentum, weight_decay, steps)
+    if momentum == 0.9 and steps:
+        w += 1
+    return found
 
 
-def test_4_1_an_answer_that_spoils_its_arguments_at_the_end():
-    def spoils(w, v, lr, momentum, weight_decay, steps):
-        found = drift(w, v, lr, momentum, weight_decay, steps)
-        if momentum == 0.9 and steps:
-            w += 1
-        return found
+def by_torch(w, v, lr, momentum, weight_decay, steps):
+    p = torch.nn.Parameter(w.clone())
+    sgd = torch.optim.SGD([p], lr=lr, momentum=momentum, weight_decay=weight_decay)
+    sgd.state[p]["momentum_buffer"] = v.clone()
+    for _ in range(steps):
+        p.grad = torch.zeros_like(p)
+        sgd.step()
+    return p.detach()
 
-    faulty("4.1", spoils, "leave w and v")
 
-
-def test_4_1_right():
-    def by_torch(w, v, lr, momentum, weight_decay, steps):
-        p = torch.nn.Parameter(w.clone())
-        sgd = torch.optim.SGD([p], lr=lr, momentum=momentum, weight_decay=weight_decay)
-        sgd.state[p]["momentum_buffer"] = v.clone()
-        for _ in range(steps):
-            p.grad = torch.zeros_like(p)
-            sgd.step()
-        return p.detach()
-
-    assert fault("4.1", by_torch) is None
+WRONG_1 = [
+    (still, "factor 1 - lr * weight_decay"),
+    (growing, "factor 1 - lr * weight_decay"),
+    (one_more, "no step at all"),
+    (lambda *a: drift(*a, late=True), "factor 1 - lr * weight_decay"),
+    (lambda *a: drift(*a[:3], 0.0, *a[4:]), "lr * momentum^t * v"),
+    (lambda *a: drift(*a, apart=True), "through the momentum"),
+    (in_place, "leave w and v"),
+    (spoils, "leave w and v"),
+]
+RIGHT_1 = [by_torch]
 
 
 # ---------------------------------------------------------------- 4.2
@@ -91,40 +79,32 @@ def change(old, new, eta, T, sign=-1, left=False, norm=False, transposed=False):
     return sign * eta * total
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (lambda *a: change(*a, sign=1), "The sign"),
-        (lambda old, new, eta, T: change(old, new, 1, T), "Three times eta"),
-        (lambda *a: change(*a, norm=True), "first order"),
-        (lambda *a: change(*a, transposed=True), "first order"),
-        (
-            lambda old, new, eta, T: change({"fc1": old["fc1"]}, {"fc1": new["fc1"]}, eta, T),
-            "summed",
+def in_numpy(old, new, eta, T):
+    products = [
+        np.einsum("oi,oj,ji->", old[n], new[n], T.get(n, torch.eye(new[n].shape[1]))) for n in new
+    ]
+    return float(-eta * sum(products))
+
+
+WRONG_2 = [
+    (lambda *a: change(*a, sign=1), "The sign"),
+    (lambda old, new, eta, T: change(old, new, 1, T), "Three times eta"),
+    (lambda *a: change(*a, norm=True), "first order"),
+    (lambda *a: change(*a, transposed=True), "first order"),
+    (
+        lambda old, new, eta, T: change({"fc1": old["fc1"]}, {"fc1": new["fc1"]}, eta, T),
+        "summed",
+    ),
+    (lambda *a: change(*a, left=True), "from the right"),
+    (lambda old, new, eta, T: change(old, new, eta, {}), "With T"),
+    (
+        lambda old, new, eta, T: change(
+            {n: old[n] for n in T or old}, {n: new[n] for n in T or new}, eta, T
         ),
-        (lambda *a: change(*a, left=True), "from the right"),
-        (lambda old, new, eta, T: change(old, new, eta, {}), "With T"),
-        (
-            lambda old, new, eta, T: change(
-                {n: old[n] for n in T or old}, {n: new[n] for n in T or new}, eta, T
-            ),
-            "a layer without a T keeps",
-        ),
-    ],
-)
-def test_4_2_wrong(answer, named):
-    faulty("4.2", answer, named)
-
-
-def test_4_2_right():
-    def in_numpy(old, new, eta, T):
-        products = [
-            np.einsum("oi,oj,ji->", old[n], new[n], T.get(n, torch.eye(new[n].shape[1])))
-            for n in new
-        ]
-        return float(-eta * sum(products))
-
-    assert fault("4.2", in_numpy) is None
+        "a layer without a T keeps",
+    ),
+]
+RIGHT_2 = [in_numpy]
 
 
 # ---------------------------------------------------------------- 4.3
@@ -166,33 +146,25 @@ def through_the_mean(P, R, alpha):
     return take_out(P, R.mean(0, keepdim=True), alpha)
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (as_if_orthogonal, "not orthogonal to each other"),
-        (through_the_mean, "several features"),
-        (without_p_inside, "inside the inner products"),
-        (without_alpha, "one feature r"),
-        (added, "one feature r"),
-        (fixed_alpha, "Another alpha"),
-        (in_place_3, "leave P"),
-        (lambda P, R, alpha: None, "return a matrix"),
-        (lambda P, R, alpha: take_out(P, R.T, alpha), "It raised"),
-    ],
-)
-def test_4_3_wrong(answer, named):
-    faulty("4.3", answer, named)
+def one_by_one(P, R, alpha):
+    for r in R:
+        k = P @ r
+        P = P - torch.outer(k, k) / (alpha + r @ k)
+    return P
 
 
-def test_4_3_right():
-    def one_by_one(P, R, alpha):
-        for r in R:
-            k = P @ r
-            P = P - torch.outer(k, k) / (alpha + r @ k)
-        return P
-
-    assert fault("4.3", one_by_one) is None
-    assert fault("4.3", take_out) is None
+WRONG_3 = [
+    (as_if_orthogonal, "not orthogonal to each other"),
+    (through_the_mean, "several features"),
+    (without_p_inside, "inside the inner products"),
+    (without_alpha, "one feature r"),
+    (added, "one feature r"),
+    (fixed_alpha, "Another alpha"),
+    (in_place_3, "leave P"),
+    (lambda P, R, alpha: None, "return a matrix"),
+    (lambda P, R, alpha: take_out(P, R.T, alpha), "It raised"),
+]
+RIGHT_3 = [one_by_one, take_out]
 
 
 # ---------------------------------------------------------------- 4.4
@@ -212,28 +184,21 @@ def square_root(moment, alpha):
     return int((free > 0.5).sum()), free.mean()
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (used, "above one half"),
-        (square_root, "number"),
-        (lambda M, a: (int((weights(M, a) > 0.5).sum()), weights(M, a).sum()), "divided by d"),
-        (lambda M, a: (int((weights(M, a) > 0.9).sum()), weights(M, a).mean()), "above one half"),
-        (lambda M, a: (int((weights(M, a) > 0.5).sum()), weights(M, a).median()), "trace(P) / d"),
-        (lambda M, a: (int((weights(M, 1) > 0.5).sum()), weights(M, 1).mean()), "number"),
-        (lambda M, a: (torch.linalg.matrix_rank(M), weights(M, a).mean()), "above one half"),
-    ],
-)
-def test_4_4_wrong(answer, named):
-    faulty("4.4", answer, named)
+def by_inverse(moment, alpha):
+    P = torch.linalg.inv(torch.eye(len(moment)).double() + moment / alpha)
+    return sum(x > 0.5 for x in np.linalg.eigvalsh(P)), P.trace() / len(P)
 
 
-def test_4_4_right():
-    def by_inverse(moment, alpha):
-        P = torch.linalg.inv(torch.eye(len(moment)).double() + moment / alpha)
-        return sum(x > 0.5 for x in np.linalg.eigvalsh(P)), P.trace() / len(P)
-
-    assert fault("4.4", by_inverse) is None
+WRONG_4 = [
+    (used, "above one half"),
+    (square_root, "number"),
+    (lambda M, a: (int((weights(M, a) > 0.5).sum()), weights(M, a).sum()), "divided by d"),
+    (lambda M, a: (int((weights(M, a) > 0.9).sum()), weights(M, a).mean()), "above one half"),
+    (lambda M, a: (int((weights(M, a) > 0.5).sum()), weights(M, a).median()), "trace(P) / d"),
+    (lambda M, a: (int((weights(M, 1) > 0.5).sum()), weights(M, 1).mean()), "number"),
+    (lambda M, a: (torch.linalg.matrix_rank(M), weights(M, a).mean()), "above one half"),
+]
+RIGHT_4 = [by_inverse]
 
 
 # ---------------------------------------------------------------- 4.5
@@ -272,25 +237,23 @@ def in_place_5(P, weight, bias):
     return weight.copy_(w), bias.copy_(b)
 
 
-@pytest.mark.parametrize(
-    ("answer", "named"),
-    [
-        (weight_alone, "projected together"),
-        (no_bias, "With P = I"),
-        (zero, "not zero"),
-        (bias_first, "projected together"),
-        (column, "shapes"),
-        (in_place_5, "leave the old ones"),
-        (lambda P, w, b: with_bias(P, w, b)[0], "two things"),
-    ],
-)
-def test_4_5_wrong(answer, named):
-    faulty("4.5", answer, named)
+def in_blocks(P, weight, bias):
+    A, b, c = P[:-1, :-1], P[:-1, -1], P[-1, -1]
+    return weight @ A + torch.outer(bias, b), weight @ b + bias * c
 
 
-def test_4_5_right():
-    def in_blocks(P, weight, bias):
-        A, b, c = P[:-1, :-1], P[:-1, -1], P[-1, -1]
-        return weight @ A + torch.outer(bias, b), weight @ b + bias * c
+WRONG_5 = [
+    (weight_alone, "projected together"),
+    (no_bias, "With P = I"),
+    (zero, "not zero"),
+    (bias_first, "projected together"),
+    (column, "shapes"),
+    (in_place_5, "leave the old ones"),
+    (lambda P, w, b: with_bias(P, w, b)[0], "two things"),
+]
+RIGHT_5 = [in_blocks]
 
-    assert fault("4.5", in_blocks) is None
+
+WRONG = numbered(4, WRONG_1, WRONG_2, WRONG_3, WRONG_4, WRONG_5)
+RIGHT = numbered(4, RIGHT_1, RIGHT_2, RIGHT_3, RIGHT_4, RIGHT_5)
+test_a_wrong_answer_is_told_why, test_a_right_answer_passes = two_tests(WRONG, RIGHT)

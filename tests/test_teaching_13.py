@@ -4,12 +4,10 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
-from answers import faulty, numbered
+from answers import numbered, two_tests
 
 from igm.datasets.nvgesture import _item, _packed
-from igm_book.exercises import fault
 
 
 def pack(flow, whole=np.round, cut=lambda x: np.clip(x, -20, 20), rest=128, scale=127 / 20):
@@ -158,11 +156,6 @@ WRONG = numbered(
 )
 
 
-@pytest.mark.parametrize(("exercise", "answer", "named"), WRONG)
-def test_a_wrong_answer_is_told_what_is_wrong(exercise, answer, named):
-    faulty(exercise, answer, named)
-
-
 def pack_as_the_library(flow):
     import io
 
@@ -202,19 +195,11 @@ def motion_by_torch(flow):
     return f[0].mean().item(), f[1].mean().item(), (nearer / f[0].numel()).item()
 
 
-@pytest.mark.parametrize(
-    ("exercise", "answer"),
-    [
-        ("13.1", pack),
-        ("13.1", pack_as_the_library),
-        ("13.1", pack_by_torch),
-        ("13.2", by_driver),
-        ("13.2", by_driver_with_a_pattern),
-        ("13.3", frames),
-        ("13.3", frames_by_the_library_s_spans),
-        ("13.4", motion),
-        ("13.4", motion_by_torch),
-    ],
+RIGHT = numbered(
+    13,
+    [pack, pack_as_the_library, pack_by_torch],
+    [by_driver, by_driver_with_a_pattern],
+    [frames, frames_by_the_library_s_spans],
+    [motion, motion_by_torch],
 )
-def test_a_right_answer_passes(exercise, answer):
-    assert fault(exercise, answer) is None
+test_a_wrong_answer_is_told_why, test_a_right_answer_passes = two_tests(WRONG, RIGHT)

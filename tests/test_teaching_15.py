@@ -3,12 +3,11 @@
 import math
 
 import numpy as np
-import pytest
 import torch
+from answers import numbered, two_tests
 from scipy import stats
 
 from igm.sam import perturbation
-from igm_book.exercises import fault
 
 # 15.1
 
@@ -26,27 +25,20 @@ def reported(valid, test, last=False, own=False, of_valid=False, swap=False, ove
     return found
 
 
-@pytest.mark.parametrize(
-    ("answer", "told"),
-    [
-        (lambda v, t: reported(v, t, last=True), "the first should be taken"),
-        (lambda v, t: reported(v, t, of_valid=True), "validation data"),
-        (lambda v, t: reported(v, t, own=True), "last epoch"),
-        (lambda v, t: reported(v, t, swap=True), "hosen on"),
-        (lambda v, t: reported(v, t, overfit=True), "highest test score"),
-        (lambda v, t: reported(t, t), "best validation score"),
-        (lambda v, t: tuple(reported(v, t).values()), "a dict"),
-    ],
-)
-def test_15_1_finds(answer, told):
-    assert told in fault("15.1", answer)
+def by_numpy(valid, test):
+    return {"valid": test[np.argmax(valid)], "test": np.max(test), "last": test[-1]}
 
 
-def test_15_1_accepts_numpy():
-    def answer(valid, test):
-        return {"valid": test[np.argmax(valid)], "test": np.max(test), "last": test[-1]}
-
-    assert fault("15.1", answer) is None
+WRONG_1 = [
+    (lambda v, t: reported(v, t, last=True), "the first should be taken"),
+    (lambda v, t: reported(v, t, of_valid=True), "validation data"),
+    (lambda v, t: reported(v, t, own=True), "last epoch"),
+    (lambda v, t: reported(v, t, swap=True), "hosen on"),
+    (lambda v, t: reported(v, t, overfit=True), "highest test score"),
+    (lambda v, t: reported(t, t), "best validation score"),
+    (lambda v, t: tuple(reported(v, t).values()), "a dict"),
+]
+RIGHT_1 = [by_numpy]
 
 
 # 15.2
@@ -62,40 +54,33 @@ def seeds(pilot, effect, quantile=None, ddof=1, centred=True, root=True, start=2
     raise AssertionError
 
 
-@pytest.mark.parametrize(
-    ("answer", "told"),
-    [
-        (lambda p, e: seeds(p, e, quantile=1.96), "Student's"),
-        (lambda p, e: seeds(p, e, quantile=stats.t.ppf(0.975, len(p) - 1)), "seeds"),
-        (lambda p, e: seeds(p, e, quantile=stats.norm.ppf(0.95)), "half-width"),
-        (lambda p, e: seeds(p, e, ddof=0), "half-width"),
-        (lambda p, e: seeds(p, e, root=False), "half-width"),
-        (lambda p, e: seeds(p, e, centred=False), "smallest number"),
-        (lambda p, e: seeds(p, e, slack=1), "smallest number"),
-        (lambda p, e: seeds(p, e) if e < 5 else 1, "two seeds"),
-        (lambda p, e: seeds(p, e) + 0.5, "whole number"),
-    ],
-)
-def test_15_2_finds(answer, told):
-    assert told in fault("15.2", answer)
+def by_bisection(pilot, effect):
+    deviation = torch.tensor(pilot).double().std().item()
+
+    def wide(n):
+        return stats.t.ppf(0.975, n - 1) * deviation / n**0.5 >= effect
+
+    low, high = 1, 2
+    while wide(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if wide(middle) else (low, middle)
+    return high
 
 
-def test_15_2_accepts_bisection():
-    def answer(pilot, effect):
-        deviation = torch.tensor(pilot).double().std().item()
-
-        def wide(n):
-            return stats.t.ppf(0.975, n - 1) * deviation / n**0.5 >= effect
-
-        low, high = 1, 2
-        while wide(high):
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if wide(middle) else (low, middle)
-        return high
-
-    assert fault("15.2", answer) is None
+WRONG_2 = [
+    (lambda p, e: seeds(p, e, quantile=1.96), "Student's"),
+    (lambda p, e: seeds(p, e, quantile=stats.t.ppf(0.975, len(p) - 1)), "seeds"),
+    (lambda p, e: seeds(p, e, quantile=stats.norm.ppf(0.95)), "half-width"),
+    (lambda p, e: seeds(p, e, ddof=0), "half-width"),
+    (lambda p, e: seeds(p, e, root=False), "half-width"),
+    (lambda p, e: seeds(p, e, centred=False), "smallest number"),
+    (lambda p, e: seeds(p, e, slack=1), "smallest number"),
+    (lambda p, e: seeds(p, e) if e < 5 else 1, "two seeds"),
+    (lambda p, e: seeds(p, e) + 0.5, "whole number"),
+]
+RIGHT_2 = [by_bisection]
 
 
 # 15.3
@@ -119,26 +104,18 @@ def in_place(gradients, rho):
     return found
 
 
-@pytest.mark.parametrize(
-    ("answer", "told"),
-    [
-        (lambda g, rho: own(g, rho, guard=False), "nan"),
-        (lambda g, rho: own(g, rho, sign=-1), "climbs"),
-        (lambda g, rho: own(g, rho, power=2), "rho long"),
-        (lambda g, rho: own(g, rho, norm=1), "rho long"),
-        (lambda g, rho: [rho * x.sign() for x in g], "rho long"),
-        (lambda g, rho: perturbation(g, g, rho), "own norm"),
-        (lambda g, rho: [e.flatten() for e in own(g, rho)], "shape"),
-        (lambda g, rho: [e for e in own(g, rho) if e.any()], "each gradient"),
-        (in_place, "left as they are"),
-    ],
-)
-def test_15_3_finds(answer, told):
-    assert told in fault("15.3", answer)
-
-
-def test_15_3_accepts_the_library():
-    assert fault("15.3", lambda g, rho: perturbation(g, g, rho, norm="tensor")) is None
+WRONG_3 = [
+    (lambda g, rho: own(g, rho, guard=False), "nan"),
+    (lambda g, rho: own(g, rho, sign=-1), "climbs"),
+    (lambda g, rho: own(g, rho, power=2), "rho long"),
+    (lambda g, rho: own(g, rho, norm=1), "rho long"),
+    (lambda g, rho: [rho * x.sign() for x in g], "rho long"),
+    (lambda g, rho: perturbation(g, g, rho), "own norm"),
+    (lambda g, rho: [e.flatten() for e in own(g, rho)], "shape"),
+    (lambda g, rho: [e for e in own(g, rho) if e.any()], "each gradient"),
+    (in_place, "left as they are"),
+]
+RIGHT_3 = [lambda g, rho: perturbation(g, g, rho, norm="tensor")]
 
 
 # 15.4
@@ -163,27 +140,25 @@ def hochberg(p, level):
     return set()
 
 
-@pytest.mark.parametrize(
-    ("answer", "told"),
-    [
-        (lambda p, level: {k for k in p if p[k] <= level}, "by itself"),
-        (lambda p, level: holm(p, level, step=False), "Bonferroni"),
-        (lambda p, level: holm(p, level, stop=False), "first that fails"),
-        (lambda p, level: holm(p, level, strict=1), "survivors should be"),
-        (hochberg, "survivors should be"),
-        (lambda p, level: len(holm(p, level)), "a set"),
-        (lambda p, level: set(p) - holm(p, level), "survivors should be"),
-        (lambda p, level: holm(p, 0.05), "level that it is given"),
-    ],
-)
-def test_15_4_finds(answer, told):
-    assert told in fault("15.4", answer)
+def by_adjusted_p_values(p, level):
+    names = sorted(p, key=p.get)
+    adjusted = np.maximum.accumulate([p[k] * (len(p) - i) for i, k in enumerate(names)])
+    return {k for k, q in zip(names, adjusted) if q <= level}
 
 
-def test_15_4_accepts_adjusted_p_values():
-    def answer(p, level):
-        names = sorted(p, key=p.get)
-        adjusted = np.maximum.accumulate([p[k] * (len(p) - i) for i, k in enumerate(names)])
-        return {k for k, q in zip(names, adjusted) if q <= level}
+WRONG_4 = [
+    (lambda p, level: {k for k in p if p[k] <= level}, "by itself"),
+    (lambda p, level: holm(p, level, step=False), "Bonferroni"),
+    (lambda p, level: holm(p, level, stop=False), "first that fails"),
+    (lambda p, level: holm(p, level, strict=1), "survivors should be"),
+    (hochberg, "survivors should be"),
+    (lambda p, level: len(holm(p, level)), "a set"),
+    (lambda p, level: set(p) - holm(p, level), "survivors should be"),
+    (lambda p, level: holm(p, 0.05), "level that it is given"),
+]
+RIGHT_4 = [by_adjusted_p_values]
 
-    assert fault("15.4", answer) is None
+
+WRONG = numbered(15, WRONG_1, WRONG_2, WRONG_3, WRONG_4)
+RIGHT = numbered(15, RIGHT_1, RIGHT_2, RIGHT_3, RIGHT_4)
+test_a_wrong_answer_is_told_why, test_a_right_answer_passes = two_tests(WRONG, RIGHT)

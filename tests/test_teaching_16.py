@@ -3,14 +3,14 @@
 import math
 
 import numpy as np
-import pytest
 import torch
+from answers import numbered, two_tests
 from scipy import stats
 from torch.nn.functional import cross_entropy
 
 import igm
+from igm.datasets import load_splits
 from igm.methods import Alternating, Joint, Stage
-from igm_book.exercises import fault
 
 # 16.1
 
@@ -37,36 +37,29 @@ def by_samples(groups, share, seed):
     return order[n:], order[:n]
 
 
-@pytest.mark.parametrize(
-    ("answer", "told"),
-    [
-        (by_samples, "both parts"),
-        (lambda g, s, seed: hold_out(g, s, seed, stop=lambda m: round(s * m)), "share of the sam"),
-        (lambda g, s, seed: hold_out(g, s, seed, shuffled=False), "at random"),
-        (lambda g, s, seed: hold_out(g, s, seed, seeded=False), "same seed"),
-        (lambda g, s, seed: hold_out(g, s, seed, extra=1), "no more groups"),
-        (lambda g, s, seed: hold_out(g, 1 - s, seed)[::-1], "share of the samples"),
-        (lambda g, s, seed: (hold_out(g, s, seed)[0][1:], hold_out(g, s, seed)[1]), "Every posi"),
-        (lambda g, s, seed: [g[part] for part in hold_out(g, s, seed)], "Every position"),
-        (lambda g, s, seed: ([], range(len(g))), "empty"),
-    ],
-)
-def test_16_1_finds(answer, told):
-    assert told in fault("16.1", answer)
+def by_numpy(groups, share, seed):
+    rng, groups = np.random.default_rng(seed), groups.numpy()
+    held = []
+    for name in rng.permutation(np.unique(groups)):
+        if np.isin(groups, held).mean() >= share:
+            break
+        held.append(name)
+    inside = np.isin(groups, held)
+    return np.flatnonzero(~inside).tolist(), np.flatnonzero(inside).tolist()
 
 
-def test_16_1_accepts_numpy_and_lists():
-    def answer(groups, share, seed):
-        rng, groups = np.random.default_rng(seed), groups.numpy()
-        held = []
-        for name in rng.permutation(np.unique(groups)):
-            if np.isin(groups, held).mean() >= share:
-                break
-            held.append(name)
-        inside = np.isin(groups, held)
-        return np.flatnonzero(~inside).tolist(), np.flatnonzero(inside).tolist()
-
-    assert fault("16.1", answer) is None
+WRONG_1 = [
+    (by_samples, "both parts"),
+    (lambda g, s, seed: hold_out(g, s, seed, stop=lambda m: round(s * m)), "share of the sam"),
+    (lambda g, s, seed: hold_out(g, s, seed, shuffled=False), "at random"),
+    (lambda g, s, seed: hold_out(g, s, seed, seeded=False), "same seed"),
+    (lambda g, s, seed: hold_out(g, s, seed, extra=1), "no more groups"),
+    (lambda g, s, seed: hold_out(g, 1 - s, seed)[::-1], "share of the samples"),
+    (lambda g, s, seed: (hold_out(g, s, seed)[0][1:], hold_out(g, s, seed)[1]), "Every posi"),
+    (lambda g, s, seed: [g[part] for part in hold_out(g, s, seed)], "Every position"),
+    (lambda g, s, seed: ([], range(len(g))), "empty"),
+]
+RIGHT_1 = [by_numpy]
 
 
 # 16.2
@@ -100,43 +93,34 @@ def left(W, old, T):
     return right(W, old, T)
 
 
-@pytest.mark.parametrize(
-    ("answer", "told"),
-    [
-        (variant(left), "T on the right"),
-        (variant(lambda W, old, T: W @ T), "not the weight"),
-        (variant(lambda W, old, T: old), "lets through"),
-        (variant(lambda W, old, T: W), "(W - W_old) T"),
-        (variant(lambda W, old, T: W + (W - old) @ T), "(W - W_old) T"),
-        (variant(lambda W, old, T: old - (W - old) @ T), "(W - W_old) T"),
-        (variant(lambda W, old, T: old + (W - old) @ T.T), "(W - W_old) T"),
-        (variant(right, replace=True), "in place"),
-        (variant(right, every=True), "without a matrix"),
-        (variant(right, spoil=True), "`old`"),
-        (variant(lambda W, old, T: right(W, old, T).double()), "dtype"),
-    ],
-)
-def test_16_2_finds(answer, told):
-    assert told in fault("16.2", answer)
+def bias_changed(layers, old, matrices):
+    variant(right)(layers, old, matrices)
+    for layer in layers.values():
+        layer.bias.data.zero_()
 
 
-def test_16_2_finds_a_changed_bias():
-    def answer(layers, old, matrices):
-        variant(right)(layers, old, matrices)
-        for layer in layers.values():
-            layer.bias.data.zero_()
-
-    assert "Biases" in fault("16.2", answer)
+def in_the_papers_layout(layers, old, matrices):
+    for name, T in matrices.items():
+        W = layers[name].weight.data
+        before = old[name].T.double()  # d x c
+        W.copy_((before + T.T @ (W.T.double() - before)).T)
 
 
-def test_16_2_accepts_the_paper_s_layout():
-    def answer(layers, old, matrices):
-        for name, T in matrices.items():
-            W = layers[name].weight.data
-            before = old[name].T.double()  # d x c
-            W.copy_((before + T.T @ (W.T.double() - before)).T)
-
-    assert fault("16.2", answer) is None
+WRONG_2 = [
+    (variant(left), "T on the right"),
+    (variant(lambda W, old, T: W @ T), "not the weight"),
+    (variant(lambda W, old, T: old), "lets through"),
+    (variant(lambda W, old, T: W), "(W - W_old) T"),
+    (variant(lambda W, old, T: W + (W - old) @ T), "(W - W_old) T"),
+    (variant(lambda W, old, T: old - (W - old) @ T), "(W - W_old) T"),
+    (variant(lambda W, old, T: old + (W - old) @ T.T), "(W - W_old) T"),
+    (variant(right, replace=True), "in place"),
+    (variant(right, every=True), "without a matrix"),
+    (variant(right, spoil=True), "`old`"),
+    (variant(lambda W, old, T: right(W, old, T).double()), "dtype"),
+    (bias_changed, "Biases"),
+]
+RIGHT_2 = [in_the_papers_layout]
 
 
 def test_16_2_with_sgd_it_is_the_modified_gradient():
@@ -180,43 +164,34 @@ def believe(new, old, control, paired=True, both=True, level=0.975, ddof=1, two_
     return True
 
 
-@pytest.mark.parametrize(
-    ("answer", "told"),
-    [
-        (lambda *x: believe(*x, paired=False), "pair the seeds"),
-        (lambda *x: believe(*x, two_sided=True), "below 0"),
-        (lambda *x: believe(*x, both=False), "control has too"),
-        (lambda *x: np.mean(x[0]) > max(np.mean(x[1]), np.mean(x[2])), "control"),
-        (lambda *x: believe(*x, level=0.85), "holds 0"),
-        (lambda n, o, c: len(n) < 2 or believe(n, o, c), "One seed"),
-        (lambda *x: believe(*x, level=0.95), "Student's at 95 %"),
-        (lambda *x: believe(*x, ddof=0), "divided by n - 1"),
-        (lambda *x: 0.02, "True or False"),
-    ],
-)
-def test_16_3_finds(answer, told):
-    assert told in fault("16.3", answer)
+def by_the_normal_distribution(new, old, control):
+    def lower(delta):
+        return delta.mean() - 1.96 * delta.std(ddof=1) / math.sqrt(len(delta))
+
+    new, old, control = map(np.asarray, (new, old, control))
+    return len(new) > 1 and bool(min(lower(new - old), lower(new - control)) > 0)
 
 
-def test_16_3_finds_the_normal_distribution():
-    def answer(new, old, control):
-        def lower(delta):
-            return delta.mean() - 1.96 * delta.std(ddof=1) / math.sqrt(len(delta))
-
-        new, old, control = map(np.asarray, (new, old, control))
-        return len(new) > 1 and bool(min(lower(new - old), lower(new - control)) > 0)
-
-    assert "degrees of freedom" in fault("16.3", answer)
+def by_the_t_test(new, old, control):
+    if len(new) < 2:
+        return False
+    tests = [stats.ttest_rel(new, other, alternative="greater") for other in (old, control)]
+    return all(test.pvalue < 0.025 for test in tests)
 
 
-def test_16_3_accepts_the_t_test():
-    def answer(new, old, control):
-        if len(new) < 2:
-            return False
-        tests = [stats.ttest_rel(new, other, alternative="greater") for other in (old, control)]
-        return all(test.pvalue < 0.025 for test in tests)
-
-    assert fault("16.3", answer) is None
+WRONG_3 = [
+    (lambda *x: believe(*x, paired=False), "pair the seeds"),
+    (lambda *x: believe(*x, two_sided=True), "below 0"),
+    (lambda *x: believe(*x, both=False), "control has too"),
+    (lambda *x: np.mean(x[0]) > max(np.mean(x[1]), np.mean(x[2])), "control"),
+    (lambda *x: believe(*x, level=0.85), "holds 0"),
+    (lambda n, o, c: len(n) < 2 or believe(n, o, c), "One seed"),
+    (lambda *x: believe(*x, level=0.95), "Student's at 95 %"),
+    (lambda *x: believe(*x, ddof=0), "divided by n - 1"),
+    (lambda *x: 0.02, "True or False"),
+    (by_the_normal_distribution, "degrees of freedom"),
+]
+RIGHT_3 = [by_the_t_test]
 
 
 # 16.4
@@ -289,30 +264,30 @@ class Always(Right):
         return Joint.loss(self, stage, batch)
 
 
-@pytest.mark.parametrize(
-    ("answer", "told"),
-    [
-        (Epochs, "2 epochs"),
-        (Last, "first stage should hold all"),
-        (Pairs, "first stage should hold all"),
-        (OneRound, "stages of Alternating"),
-        (HeadsOnly, "train all parameters"),
-        (Everything, "no others"),
-        (Mean, "not of their mean"),
-        (Sum, "not a sum of cross-entropies"),
-        (Always, "that modality's own"),
-        (Alternating, "first stage should hold all"),
-        (Joint, "subclass"),
-        (lambda *arguments: Right(*arguments), "subclass"),
-    ],
-)
-def test_16_4_finds(answer, told):
-    assert told in fault("16.4", answer)
+WRONG_4 = [
+    (Epochs, "2 epochs"),
+    (Last, "first stage should hold all"),
+    (Pairs, "first stage should hold all"),
+    (OneRound, "stages of Alternating"),
+    (HeadsOnly, "train all parameters"),
+    (Everything, "no others"),
+    (Mean, "not of their mean"),
+    (Sum, "not a sum of cross-entropies"),
+    (Always, "that modality's own"),
+    (Alternating, "first stage should hold all"),
+    (Joint, "subclass"),
+    (lambda *arguments: Right(*arguments), "subclass"),
+]
+RIGHT_4 = [Right]
 
 
-def test_16_4_accepts_another_way_and_it_trains():
-    assert fault("16.4", Right) is None
-    data = igm.datasets.load_splits("mfeat", samples=40, views=["fou", "zer"])
+def test_16_4_another_way_trains_too():
+    data = load_splits("mfeat", samples=40, views=["fou", "zer"])
     model = igm.build_model(data["train"].shapes, 10)
     run = igm.train(model, data, Right, epochs=2, rounds=1, progress=False)
     assert [row["modality"] for row in run.history] == ["fou+zer"] * 2 + ["fou"] * 2 + ["zer"] * 2
+
+
+WRONG = numbered(16, WRONG_1, WRONG_2, WRONG_3, WRONG_4)
+RIGHT = numbered(16, RIGHT_1, RIGHT_2, RIGHT_3, RIGHT_4)
+test_a_wrong_answer_is_told_why, test_a_right_answer_passes = two_tests(WRONG, RIGHT)

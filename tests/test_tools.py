@@ -17,6 +17,9 @@ def test_notebooks_run_anew_only_when_what_they_run_on_changes(tmp_path):
     assert refresh(tmp_path) == [] and executed.exists()
     (tmp_path / "igm" / "flat.py").write_text("tau = 0.5")
     assert refresh(tmp_path) == ["notebooks", "pages"] and not executed.exists()
+    (tmp_path / "book" / "igm_book").mkdir(parents=True)
+    (tmp_path / "book" / "igm_book" / "plots.py").write_text("COLOURS = []")
+    assert refresh(tmp_path) == ["notebooks", "pages"]
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "digits.npz").write_bytes(b"1")
     assert refresh(tmp_path) == ["notebooks", "pages"]

@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-RUN_ON = ("igm", "data", "book/studies", "constraints.txt")
+RUN_ON = ("igm", "book/igm_book", "data", "book/studies", "constraints.txt")
 SHARED_BY_PAGES = ("_toc.yml", "_config.yml", "tools/book_ext.py")
 
 

@@ -11,14 +11,11 @@ import html
 import io
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
-
-if TYPE_CHECKING:
-    import ipywidgets
 
 COLOURS = 64  # a frame keeps so many: a third of the bytes, and a plot needs no more
 
@@ -96,8 +93,6 @@ def control(draw: Callable[[object], object], slider: ipywidgets.ValueWidget) ->
         draw: draws the figure of a value with matplotlib.
         slider: any widget with a value, e.g. ``FloatSlider(0.4, max=20, description="tau")``.
     """
-    import ipywidgets
-
     picture = ipywidgets.Image(value=_picture(draw, slider.value), format="png")
     slider.observe(lambda change: setattr(picture, "value", _picture(draw, change.new)), "value")
     return ipywidgets.VBox([slider, picture])
@@ -125,7 +120,7 @@ class RotatableSurface:
         self.alphas, self.betas, self.label, self.name = list(alphas), list(betas), label, name
 
     def _repr_html_(self) -> str:
-        import plotly.graph_objects as go
+        import plotly.graph_objects as go  # slow to load
         from plotly.offline import get_plotlyjs_version
 
         # plotly has a row for each y

@@ -1,5 +1,7 @@
 """The book's figures: one style, one function a kind of figure. They draw data and never train.
 
+Heat maps and points by category are seaborn's, the rest is matplotlib.
+
 Colours are Okabe and Ito's, which colour-blind readers can tell apart, and every series has a marker or a line
 style as a second cue. The background is opaque, so that figures are legible on a dark page.
 """
@@ -12,6 +14,7 @@ from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -51,16 +54,36 @@ def plot_seeds(results: Mapping[str, Sequence[float]], xlabel: str, ax: Axes | N
         results: condition -> one number a seed.
     """
     ax = ax or plt.subplots(figsize=(7, 0.9 + 0.42 * len(results)))[1]
-    for row, values in enumerate(results.values()):
-        mean, half = interval(values)
-        ax.plot(values, np.full(len(values), row), "o", color="#999999", alpha=0.5, markersize=4)
-        ax.errorbar(
-            mean, row, xerr=half, fmt="D", color=COLOURS[0], capsize=4, markersize=6, zorder=3
-        )
-    ax.set_yticks(range(len(results)), list(results))
-    ax.set_ylim(len(results) - 0.5, -0.5)
-    ax.set_xlabel(xlabel)
+    names = [name for name, values in results.items() for _ in values]
+    points = {
+        "x": np.concatenate([np.ravel(values) for values in results.values()]),
+        "y": names,
+        "order": list(results),
+        "orient": "h",
+        "ax": ax,
+    }
+    sns.stripplot(**points, jitter=False, color="#999999", alpha=0.5, size=5, zorder=2)
+    sns.pointplot(
+        **points,
+        errorbar=_ends,
+        linestyle="none",
+        marker="D",
+        markersize=6,
+        markeredgewidth=1,
+        color=COLOURS[0],
+        capsize=0.2,
+        err_kws={"linewidth": 1.5},
+        zorder=3,
+    )
+    ax.yaxis.grid(True)  # seaborn takes the lines of a categorical axis away
+    ax.set(xlabel=xlabel, ylabel="")
     return ax
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    """Of the 95 % interval of the mean."""
+    mean, half = interval(values)
+    return mean - half, mean + half
 
 
 def plot_lines(
@@ -107,12 +130,16 @@ def plot_grid(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str]) -
         len(rows), columns, figsize=(1.2 * columns, 0.3 + 1.3 * len(rows)), squeeze=False
     )
     for row, (name, pictures) in zip(axes, rows.items()):
-        row[0].set_ylabel(name)
         for ax, picture in zip(row, pictures):
-            flat = np.ndim(picture) == 2
-            ax.imshow(picture, cmap="magma", origin="lower" if flat else "upper", aspect="auto")
+            if np.ndim(picture) == 2:
+                sns.heatmap(picture, cmap="magma", cbar=False, rasterized=True, ax=ax)
+                ax.invert_yaxis()
+                ax.spines[["left", "bottom"]].set_visible(True)
+            else:
+                ax.imshow(picture, aspect="auto")
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
+        row[0].set_ylabel(name)
     for ax, title in zip(axes[0], titles):
         ax.set_title(title, fontsize=10)
 

@@ -9,7 +9,7 @@ from shared_more import SETTINGS as MORE
 from shared_more import after_first, first_stage
 
 import igm
-from igm.flat import modified
+from igm.flat import times_matrix
 from igm.methods import Interactive
 
 SETTINGS = MORE
@@ -30,7 +30,7 @@ class Shortening(igm.IGM):
         for name, T in self.matrices.items():
             g = self.layers[name].weight.grad
             if g.any():
-                g.mul_(modified(name, g, T).norm() / g.norm())
+                g.mul_(times_matrix(name, g, T).norm() / g.norm())
 
 
 class ShortSteps(Interactive):

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from igm.flat import modified
+from igm.flat import times_matrix
 from igm.metrics import accuracy
 from igm.models import Concatenation, LateFusion, Unimodal, fuse
 from igm.sam import frozen_batchnorm_statistics
@@ -262,7 +262,7 @@ def gradient_cosine(
     changed = {name: new[name].double() for name in layers}
     for name in layers:
         if name in (matrices or {}):
-            changed[name] = modified(name, changed[name], matrices[name])
+            changed[name] = times_matrix(name, changed[name], matrices[name])
     g_new = torch.cat([changed[name].flatten() for name in layers])
     return (g_old @ g_new / (g_old.norm() * g_new.norm())).item()
 

@@ -1,7 +1,16 @@
-"""Data sets, one file each. A batch is a dict: an entry a modality, "label" (int64, (n,)), "index".
+"""The data sets, one file each, and what they share.
 
-The small ones come with the book and are held in memory. Those of the paper are files that you have to get; what a
-data set says of itself is a ``Layout``.
+A sample is a dict: modality -> its tensor, "label" (int64, the number of the class) and "index" (its place in the
+split). The small data sets come with the book and are held in memory (``memory``). Those of the paper are media files
+that you have to get. Such a data set is described by a ``Layout`` (``layout``), which loads, prepares and checks it
+with the help of ``tables`` (annotations), ``reading`` and ``text`` (from a file to a tensor), ``media`` (decoding),
+``cache``, ``preparing`` (``igm prepare``) and ``synthetic`` (``igm sample``).
+
+A new data set goes into a new file here. If its arrays fit in memory, the file has one function, such as
+``load_mfeat``, which ends in ``assemble``; add it to ``SMALL`` below. If it consists of media files, the file has the
+four functions that a ``Layout`` asks for, ``rows``, ``readers``, ``prepare`` and ``sample``, and the ``Layout``, as
+cremad.py does; add that to ``LAYOUTS`` below, a config to igm/configs, and what is to be expected of it to
+tests/test_layouts.py. The commands of ``igm`` then know it by its name.
 """
 
 from __future__ import annotations
@@ -56,8 +65,8 @@ def load_dataset(
         root: the folder with the data; without it, for the small data that of the book, for the others the
             folder that the environment variable IGM_DATA names.
         split: train, valid or test.
-        options: those of the data set's own function, e.g. ``noise={"image": 1.0}``, and of its readers, e.g.
-            ``frames=3``.
+        options: of a small data set those of its function, e.g. ``noise={"image": 1.0}``; of another those of
+            ``Layout.load`` and of its readers, e.g. ``frames=3``.
 
     Raises:
         ValueError: an unknown name, split or option, or a bad value of one.
@@ -91,14 +100,22 @@ def load_splits(
 
 
 def find_layout(name: str) -> Layout:
-    """Raises ValueError: it is none of the paper's data sets."""
+    """The layout of a name in ``LAYOUTS``.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
     if name not in LAYOUTS:
         raise ValueError(f"unknown data set {name!r}: use one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 
 
 def shipped_data() -> Path:
-    """The book's data folder: inside an installed package, else beside it in a checkout."""
+    """The book's data folder: inside an installed package, else beside it in a checkout.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "_data", package.parent / "data"):
         if folder.is_dir():

@@ -6,8 +6,9 @@ The layout::
     CREMAD/AudioWAV/1001_DFA_ANG_XX.wav
     CREMAD/Image-01-FPS/1001_DFA_ANG_XX/00001.jpg     a frame a second
 
-The name of a clip is actor, sentence, emotion and level. The split that papers use has all 91 actors in both parts:
-it asks for the emotion of a known face. ``igm prepare`` also makes a split by speakers.
+The name of a clip is actor, sentence, emotion and level. The split that papers use has all 91 actors in both parts: the
+faces and voices of its test clips are known from training. ``igm prepare`` also makes a split by speakers, in which no
+actor is in two parts.
 
 The raw download is a clone of github.com/CheyneyComputerScience/CREMA-D with Git LFS: AudioWAV/*.wav and
 VideoFlash/*.flv, 7,442 each.
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from igm.datasets import media
+from igm.datasets import media, synthetic
 from igm.datasets.layout import Layout
 from igm.datasets.media import Unreadable
 from igm.datasets.preparing import Output, Preparation, Task
@@ -63,7 +64,12 @@ def readers(
     size: int = 224,
     seconds: float = 3.0,
 ) -> dict[str, Reader]:
-    """Audio (1, 257, 188) and video (frames, 3, size, size); the defaults are what the authors' code does."""
+    """Audio (1, 257, 188) and video (frames, 3, size, size); the defaults are what the authors' code does.
+
+    Args:
+        frames, choice, order, size: of the video, see ``Pictures``.
+        seconds: of the sound, see ``Spectrogram``.
+    """
     return {
         "audio": Spectrogram(22050, seconds),
         "video": Pictures("video", size, frames, choice, order),
@@ -113,8 +119,6 @@ def make_clip(output: Output, stem: str, wav: Path, flv: Path) -> None:
 
 def sample(raw: Path, seed: int = 0) -> None:
     """Writes a raw download of 96 tiny clips: the picture tells the emotion, a chord does so half the time."""
-    from igm.datasets import synthetic  # the writers of media files are slow to load
-
     rng = np.random.default_rng(derive_seed(seed, "cremad"))
     lines: dict[str, list[str]] = {"train": [], "test": []}
     for part, actors in (("train", range(1001, 1013)), ("test", range(1013, 1017))):

@@ -21,6 +21,12 @@ def load_emoji(
     """Real pictures and real text: picture (n, 3, 24, 24) and name (n, 512), hashed three-letter pieces.
 
     Emoji of one base name ("woman singer", "man singer") are in one split.
+
+    Args:
+        root: the folder that holds emoji/emoji.npz.
+        split: train, valid or test.
+        samples, noise: see ``assemble``.
+        seed: of the order and the noise.
     """
     arrays = read_arrays(root, "emoji", split)
     training = arrays["split"] == 0

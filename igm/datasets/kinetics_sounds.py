@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from igm.datasets import media
+from igm.datasets import media, synthetic
 from igm.datasets.layout import Layout
 from igm.datasets.media import Unreadable
 from igm.datasets.preparing import Output, Preparation, Task
@@ -104,7 +104,12 @@ def readers(
     """Audio (1, 257, 1003), at 35,400 Hz, and video (frames, 3, size, size).
 
     The defaults are what the authors' code does: it draws three frames at random and then takes the first three. Two
-    differences: it takes them in the order in which the system lists them, and crops each of them in another place.
+    differences remain. The authors' code takes the frames in the order in which the system lists them, here it is that
+    of their names; and it crops each frame of a clip at another place.
+
+    Args:
+        frames, choice, order, size: of the video, see ``Pictures``.
+        seconds: of the sound, see ``Spectrogram``.
     """
     return {
         "audio": Spectrogram(35400, seconds),
@@ -187,8 +192,6 @@ def sample(raw: Path, seed: int = 0) -> None:
     Four of the 31 classes are there. One clip is of another class, one has no sound, and one row has no clip. The sound
     ends before the picture, which keeps the files small.
     """
-    from igm.datasets import synthetic  # the writers of media files are slow to load
-
     rng = np.random.default_rng(derive_seed(seed, "kinetics_sounds"))
     actions = ("bowling", "playing guitar", "singing", "tap dancing")
     letters = list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -214,7 +217,7 @@ def sample(raw: Path, seed: int = 0) -> None:
 
 
 def _part(split: str) -> str:
-    """Of which split the folders hold the clips of this one."""
+    """The split after which the folders of this one's clips are named: the clips of valid lie beside those of train."""
     return "test" if split == "test" else "train"
 
 

@@ -1,6 +1,7 @@
-"""What one of the paper's data sets has to say of itself, and loading and checking, which are the same for all.
+"""``Layout``, the description of a data set of media files; its loading, preparing and checking, the same for all.
 
-The layouts, the folders and files in which people have these data, are fixed; each data set's module shows its own.
+A layout is the arrangement of folders and files in which people have a data set. The docstring of each data set's
+module shows its own.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Layout:
         folder: the name of its folder, e.g. CREMAD.
         classes: a label is an index into them.
         published: split -> class -> samples, as its authors or the paper count them.
-        rows: (root, split, faults) -> its samples, or None where the split has no annotation file.
-        readers: reading options -> the reader of each modality.
+        rows: (root, split, faults) -> the samples of a split, or None where it has no annotation file. Wrong lines
+            are added to the faults.
+        readers: reading options -> the reader of each modality. Its defaults are those of the authors' code.
         network: the function of ``igm.encoders.networks`` that builds its model.
         prepare: (preparation, options) -> None, see ``igm.datasets.preparing``.
         sample: writes a small synthetic raw download into a folder.
@@ -81,7 +83,7 @@ class Layout:
             split: train, valid or test.
             samples: keep this many, drawn at random.
             seed: of all that is drawn: samples, what is held out, augmentation.
-            held_out: the share.
+            held_out: the share of train that is the validation split where there is no other, between 0 and 1.
             cache: keep decoded files on the disk, see ``igm.datasets.cache``. They are in the folder .igm-cache
                 of the data set, or in the user's cache folder where that cannot be written to. IGM_CACHE names another.
             cache_gb: gigabytes that it may take.
@@ -149,8 +151,10 @@ def prepare(
     """Brings a raw download into the layout; returns the report.
 
     Args:
-        options: those of the data set, see ``layout.prepare``.
-        running: how it is done, see ``Preparation``.
+        raw: the folder of the download.
+        out: a new folder, or one that an earlier run has begun.
+        options: those of the data set, see the function ``prepare`` of its module.
+        running: workers, strict, follow_links and progress, see ``Preparation``, which also says what is raised.
     """
     options = dict(options or {})
     with Preparation(layout.name, raw, out, options, **running) as job:
@@ -213,8 +217,12 @@ def check(
     """Reads every annotation, looks for every file, and decodes a sample of the files, or all.
 
     Args:
+        given: the data set's folder, or the folder in which that is.
         full: decode all, and compare the checksums with those of ``igm prepare``.
         sample: samples of a split that are decoded otherwise.
+
+    Raises:
+        FileNotFoundError: there is no such folder. All else that is wrong is in what is returned.
     """
     root = layout.root(given)
     if not root.is_dir():
@@ -306,7 +314,7 @@ def _errors(item: Item, readers: Mapping[str, Reader]) -> list[str]:
 def _compare_splits(
     splits: Mapping[str, Sequence[Item]], faults: Faults, remarks: list[str]
 ) -> None:
-    """A sample in two splits makes every score too good."""
+    """Samples in two splits, which make every score too good, are faults; classes that only test has are a remark."""
     names = {split: {item.name for item in items} for split, items in splits.items()}
     for i, a in enumerate(names):
         for b in list(names)[i + 1 :]:

@@ -112,15 +112,15 @@ def fit_length(samples: np.ndarray, length: int) -> np.ndarray:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A picture as (height, width, 3), uint8, red first; a turn that its EXIF data asks for is not made.
+    """A picture as (height, width, 3), uint8, red first. A rotation in its EXIF data is ignored.
 
     Raises:
-        Unreadable: it is no picture, or its data end too early.
+        Unreadable: the file is missing, empty, a Git LFS pointer, no picture, or cut off.
     """
     import cv2
 
     content = read_bytes(path)
-    if content.rstrip(b"\0")[-2:] == b"\xff\xd9":  # a JPEG with its end: the quick way
+    if content.rstrip(b"\0")[-2:] == b"\xff\xd9":  # a whole JPEG ends so: OpenCV is quickest
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
         if image is not None:
@@ -152,12 +152,15 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def random_crop(images: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """torchvision's RandomResizedCrop(size) and RandomHorizontalFlip, with its own generator.
+    """torchvision's RandomResizedCrop(size) and RandomHorizontalFlip, drawn from ``rng``.
 
-    Theirs draw from the generator that all threads of a process share. The pictures of one clip get the same crop.
+    torchvision's own draw from the generator that all threads of a process share.
 
     Args:
-        images: (..., 3, height, width), uint8.
+        images: (..., 3, height, width), uint8; all get the same crop and flip.
+
+    Returns:
+        (..., 3, size, size), uint8.
     """
     from torchvision.transforms.v2 import functional as F
 
@@ -193,7 +196,10 @@ def normalise(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """OpenCV without its threads: a forked process does not have them, and may wait for them for ever."""
+    """OpenCV takes one thread inside, for processes that are forked there.
+
+    A forked process does not get the threads of its parent, and OpenCV in it would wait for them for ever.
+    """
     import cv2
 
     threads = cv2.getNumThreads()
@@ -261,7 +267,7 @@ def read_clip(path: Path, first: int, last: int) -> np.ndarray:
 
 
 def every_second(frames: Iterable[tuple[float, np.ndarray]]) -> list[np.ndarray]:
-    """The first frame at or after 0, 1, 2 ... seconds."""
+    """Of frames with their times, the first at or after 0, 1, 2 ... seconds: (height, width, 3), uint8, each."""
     kept: list[np.ndarray] = []
     for time, frame in frames:
         if time >= len(kept) - 1e-6:
@@ -302,7 +308,7 @@ def video_sound(path: Path) -> tuple[np.ndarray, int] | None:
 
 
 def hidden(name: str) -> bool:
-    """Files that systems leave in folders: .DS_Store, ._x.jpg, Thumbs.db."""
+    """Is this a file that an operating system leaves in folders: .DS_Store, ._x.jpg, Thumbs.db?"""
     return name.startswith(".") or name.lower() == "thumbs.db"
 
 

@@ -70,7 +70,12 @@ class MemorySet(Dataset):
 
 
 def read_arrays(root: Path, name: str, split: str) -> dict[str, np.ndarray]:
-    """The arrays of ``root/NAME/NAME.npz``, with one clear error where the file or the split is wrong."""
+    """The arrays of ``root/NAME/NAME.npz``, by their names; ``split`` is only checked.
+
+    Raises:
+        ValueError: an unknown split, or a damaged file.
+        FileNotFoundError: there is no such file.
+    """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
     path = Path(root) / name / f"{name}.npz"
@@ -89,7 +94,12 @@ def read_arrays(root: Path, name: str, split: str) -> dict[str, np.ndarray]:
 
 
 def standardise(values: np.ndarray, reference: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """(values - mean) / standard deviation of the reference, over everything or column by column (axis=0)."""
+    """(values - mean) / standard deviation, float32, in the shape of ``values``.
+
+    Args:
+        reference: whose mean and standard deviation are taken, e.g. the training split.
+        axis: 0 for those of each column, None for those of all numbers together.
+    """
     reference = reference.astype(np.float64)
     mean, std = reference.mean(axis), reference.std(axis)
     return ((values - mean) / np.where(std > 0, std, 1)).astype(np.float32)
@@ -104,7 +114,7 @@ def assemble(
     samples: int | None,
     noise: Mapping[str, float] | None,
 ) -> MemorySet:
-    """A MemorySet of standardised arrays: the first ``samples`` of them, with noise where the reader asks for it.
+    """A MemorySet of standardised arrays, (n, ...) each: the first ``samples`` of them, with noise if asked for.
 
     ``noise[modality] = s`` adds Gaussian noise of s standard deviations and divides by sqrt(1 + s^2): the inputs
     keep their size and lose their content. s = 0 is the clean modality, s = 1 as much noise as signal.

@@ -22,11 +22,21 @@ def load_mfeat(
     noise: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> MemorySet:
-    """Up to six views of a digit, each a vector: a bench for 2 to 6 modalities that trains in a second.
+    """Up to six views of a digit, each a vector: for quick experiments with 2 to 6 modalities.
 
     fou Fourier coefficients (76), fac profile correlations (216), kar Karhunen-Loeve coefficients (64),
     pix 2 x 3 pixel means (240), zer Zernike moments (47), mor morphological features (6); each column has
     mean 0 and variance 1 over the training split. 1,200 / 400 / 400 samples.
+
+    Args:
+        root: the folder that holds mfeat/mfeat.npz.
+        split: train, valid or test.
+        views: those to take, in this order.
+        samples, noise: see ``assemble``.
+        seed: of the order and the noise.
+
+    Raises:
+        ValueError: an unknown view, or none.
     """
     unknown = [view for view in views if view not in VIEWS]
     if unknown or not views:

@@ -41,7 +41,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from igm.datasets import media
+from igm.datasets import media, synthetic
 from igm.datasets.layout import Layout
 from igm.datasets.media import Unreadable
 from igm.datasets.memory import SPLITS
@@ -74,20 +74,21 @@ def readers(
 ) -> dict[str, Reader]:
     """Depth (1, frames, size, size), rgb (3, ...) and flow (2, ...).
 
-    In training each modality of a sample draws its own window in time and its own crop; the authors' code draws one
-    for depth and colour, whose crop the flow gets, too, and does not cut the flow in time. The other defaults for depth
-    and colour are what it does. That for flow is not: its flow is in pixels, where the public weights of the I3D expect
-    -1 ... 1 for 20 pixels; ``flow_scale=1`` gives pixels.
+    The defaults are what the authors' code does, but for two things. In training it draws one window in time and one
+    crop for depth and colour, gives that crop to the flow, too, and takes the flow's whole span; here each modality
+    draws its own window and crop. And its flow is in pixels, where the public weights of the I3D expect 20 pixels to
+    be 1; ``flow_scale=1`` gives pixels.
 
     Args:
         frames: successive frames that a training sample takes from its span, at a random place.
-        test_frames: the frames in the middle of the span that are taken else, by default a quarter more: 80 for 64,
-            all of them, as in the authors' code. From a shorter span all are taken, the last standing still for the rest.
-        size: height and width of the crop, at a random place in training, in the middle else.
+        test_frames: the frames that are taken otherwise, from the middle of the span; by default a quarter more, 80 for
+            64, which are all of them, as in the authors' code. A shorter span is filled up: with its last frame, and
+            the flow with no motion.
+        size: height and width of the crop, which is at a random place in training and in the middle otherwise.
         resize: height and width before the crop; by default 8/7 of size, 256 for 224.
         order: of the colour channels. BGR, as OpenCV gives them and the authors' code leaves them, or RGB.
-        normalisation: of the colours, whichever their order. imagenet: the mean and deviation of red, green, blue; or
-            i3d: -1 ... 1, which the public weights of the I3D expect.
+        normalisation: of the colours. imagenet: by the means and deviations of red, green and blue, in this order,
+            even where ``order`` is BGR, as in the authors' code. i3d: to -1 ... 1, as the weights of the I3D expect.
         flow_scale: pixels of the recording that become 1.
     """
     test_frames = round(1.25 * frames) if test_frames is None else test_frames
@@ -101,7 +102,11 @@ def readers(
 
 @dataclass(frozen=True)
 class Clip:
-    """Successive frames of a sample's span, resized and cropped; see ``readers`` for the options."""
+    """The base of the three readers: successive frames of a sample's span, resized and cropped.
+
+    ``readers`` says what the options are. A subclass says how frames are loaded, what their values become, and how a
+    span that is too short is filled up.
+    """
 
     modality: str
     frames: int
@@ -145,7 +150,7 @@ class Clip:
         raise NotImplementedError
 
     def still(self, x: Tensor, count: int) -> Tensor:
-        """What follows when nothing moves any more: (channels, count, height, width)."""
+        """What fills up a clip that is ``count`` frames too short: (channels, count, height, width)."""
         return x[:, -1:].expand(-1, count, -1, -1)
 
 
@@ -287,8 +292,6 @@ def sample(raw: Path, seed: int = 0) -> None:
     Depth shows the hand alone, and the flow its motion. Colour is the weaker modality: a second hand rests in the
     picture and points somewhere. One recording has another label than its folder.
     """
-    from igm.datasets import synthetic  # the writer of videos is slow to load
-
     rng = np.random.default_rng(derive_seed(seed, "nvgesture"))
     height, width = 48, 64
     for split, subjects in (("train", (1, 2, 3, 4)), ("test", (5, 6))):

@@ -59,12 +59,14 @@ class Output:
         self.files: dict[str, dict] = {}
 
     def file(self, relative: str, content: bytes) -> None:
+        """A file with this content, whole or not at all."""
         path = self.root / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, content)
         self._note(relative, content)
 
     def copy(self, relative: str, source: Path) -> None:
+        """A copy of the source."""
         self.file(relative, source.read_bytes())
 
     def link(self, relative: str, source: Path) -> None:
@@ -163,7 +165,7 @@ class Preparation:
             )
         try:
             (self.out / FOLDER).mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(blocking=False)
+            self._lock.acquire(timeout=0)
             self._begin()
         except Timeout:
             raise FileExistsError(f"another igm prepare is at work in {self.out}: wait") from None
@@ -199,7 +201,7 @@ class Preparation:
         return path
 
     def skip(self, name: str, why: str) -> None:
-        """Notes a sample that is left out."""
+        """Notes a sample that is left out, and why; with ``strict`` that is a ValueError."""
         if self.strict:
             raise ValueError(f"{name}: {why}")
         self.skipped[name] = why
@@ -248,7 +250,11 @@ class Preparation:
         self.counts[split] = Counter(labels)
 
     def finish(self) -> dict:
-        """Writes the report and the manifest; returns the report."""
+        """Writes the report and the manifest; returns the report.
+
+        Raises:
+            ValueError: there is not one sample.
+        """
         if not any(self.counts.values()):
             why = next(iter(self.skipped.values()), "no sample was found")
             raise ValueError(f"nothing could be prepared from {self.raw}: {why}")
@@ -374,7 +380,7 @@ def _stamps(sources: Sequence[Path]) -> list:
 
 
 def _worker() -> None:
-    """In each worker: one thread, and an end when the main process is gone, however it went."""
+    """Prepares each worker: OpenCV takes one thread, and the worker ends when the main process is gone, even killed."""
     import cv2
 
     cv2.setNumThreads(1)

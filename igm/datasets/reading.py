@@ -1,8 +1,9 @@
-"""A data set of media files: every sample is a function of (seed, draw, its place), whoever reads it.
+"""``MediaSet``, the data set of media files, and the readers of sounds and pictures.
 
-``MediaSet`` holds a list of samples and a reader for each modality. A reader turns the file of a sample into a
-tensor; what it draws on the way, a crop or a flip, comes from a generator of this sample in this pass alone. So
-neither the number of workers nor the order in which they finish changes anything.
+A MediaSet holds a list of samples and a reader for each modality, which turns the file of a sample into a tensor. What
+a reader draws at random, such as a crop, comes from a generator whose seed is made of the data set's seed, the number
+of the pass over the data (``draw``), the modality and the sample's "index". So a sample is the same whatever the number
+of workers and the order in which they finish.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from igm.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Item:
-    """A sample as its annotation has it.
+    """A sample as its line in the annotations describes it; nothing of it is read yet.
 
     Args:
-        name: what its files are called after.
+        name: unique; most often the stem of its files.
         label: an index into the classes.
         line: of the annotation file, for messages.
         files: modality -> its file, or its folder of frames.
@@ -49,18 +50,29 @@ class Item:
 
 
 class Reader(Protocol):
-    """One modality: from a sample to a tensor."""
+    """What reads one modality."""
 
     def read(
         self, item: Item, rng: np.random.Generator, train: bool, cache: Cache | None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """The modality of a sample, always of one shape, float32 (token ids: int64).
+
+        Args:
+            rng: for all that is drawn.
+            train: augment.
+            cache: for what is decoded.
+
+        Raises:
+            Unreadable: the file is missing or damaged.
+        """
 
 
 class MediaSet(Dataset):
-    """Samples of several modalities, each read from its file when it is asked for.
+    """Samples of several modalities, each read from its files when it is asked for.
 
     ``dataset[i]`` is a dict with an entry a modality, "label" and "index"; a DataLoader asks for a whole batch at
-    once, and its samples are then read by several threads, or by one where there are several workers.
+    once, and its samples are then read by several threads, or by one in the worker of a DataLoader. A file that cannot
+    be read is an ``Unreadable`` that names the file and the sample.
 
     Args:
         items: the samples.
@@ -92,7 +104,7 @@ class MediaSet(Dataset):
         self.labels = torch.tensor([item.label for item in self.items], dtype=torch.int64)
         self.index = torch.arange(len(self.items))
         self.draw = 0
-        self.at_hand = False  # the last batch came out of the cache
+        self.at_hand = False  # did the whole last batch come out of the cache?
 
     @property
     def modalities(self) -> list[str]:
@@ -162,7 +174,7 @@ class MediaSet(Dataset):
         return [found[k % threads][k // threads] for k in range(len(positions))]
 
     def _counted(self, samples: Iterable) -> list:
-        """What is read; where all came out of the cache, threads would only get in each other's way the next time."""
+        """The samples as a list. Notes whether all came out of the cache: then one thread is quicker than several."""
         if self.cache is None:
             return list(samples)
         hits, misses = self.cache.hits, self.cache.misses
@@ -201,16 +213,16 @@ class Spectrogram:
 class Pictures:
     """Frames of a clip from its folder, (count, 3, size, size), or one picture from its file, (3, size, size).
 
-    In training all frames of a clip get one random crop and flip, else each is resized. Then ImageNet's mean and
-    deviation are taken out.
+    In training all frames of a clip get the same random crop and flip; otherwise each is resized. Then they are
+    normalised by ImageNet's mean and standard deviation.
 
     Args:
         modality: whose file or folder is read.
         size: height and width.
         count: frames of a folder; None for a picture that is a file.
-        choice: which frames. first: the first of them. random: drawn anew in each pass, in training; spread over the
-            clip else. spread: with equal distances over the clip.
-        order: of the channels. RGB, or BGR, which OpenCV gives when nobody asks.
+        choice: which frames. first: the first of them. spread: at equal distances over the clip. random: in training
+            drawn anew in each pass, otherwise as spread.
+        order: of the colour channels: RGB, or BGR, which is OpenCV's default.
         mean, std: of the normalisation.
     """
 

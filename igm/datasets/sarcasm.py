@@ -11,7 +11,8 @@ with a label by hashtags and one by a person, of which the last counts.
 
 The raw download is a clone of github.com/headacheboy/data-of-multimodal-sarcasm-detection with its folder text, and
 the pictures, in a folder dataset_image. Rows with a word that gives the answer away, ``TELLING``, are no part of the
-data set, and their pictures are not in the download: of 29,040 rows of train 19,816 are left, of the others none goes.
+data set, and their pictures are not in the download. Of the 29,040 rows of train 19,816 are left; valid and test have
+no such rows.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from igm.datasets import synthetic
 from igm.datasets.layout import Layout
 from igm.datasets.preparing import Preparation
 from igm.datasets.reading import Item, Reader
@@ -88,7 +90,12 @@ def readers(
     augment: str = "released",
     normalisation: str = "clip",
 ) -> dict[str, Reader]:
-    """Text (max_tokens,) and image (3, size, size); the defaults are what the authors' code does."""
+    """Text (max_tokens,) and image (3, size, size); the defaults are what the authors' code does.
+
+    Args:
+        tokenizer, max_tokens, max_words, clean: of the text, see ``Tokens``.
+        size, augment, normalisation: of the picture, see ``Photo``.
+    """
     return {
         "text": Tokens(tokenizer, max_tokens, max_words, clean),
         "image": Photo(size, augment, normalisation),
@@ -136,8 +143,6 @@ def sample(raw: Path, seed: int = 0) -> None:
 
     Some rows more have a telling word and no picture.
     """
-    from igm.datasets import synthetic  # the writers of media files are slow to load
-
     rng = np.random.default_rng(derive_seed(seed, "sarcasm"))
     sentences, number = [], 900_000_000_000_000_000
     for name, n in (("train", 150), ("valid2", 45), ("test2", 45)):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from igm.datasets.media import jpeg
+
 
 def mistaken(label: int, classes: int, chance: float, rng: np.random.Generator) -> int:
     """The class, or with this chance one drawn at random: what a weak modality shows."""
@@ -50,7 +52,7 @@ def picture(
 
 
 def moving(image: np.ndarray, frames: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """The picture, drifting."""
+    """A video of the picture drifting sideways: a list of frames like it."""
     step = rng.integers(1, 3)
     return [np.roll(image, i * step, axis=1) for i in range(frames)]
 
@@ -105,8 +107,7 @@ def write_wav(path: Path, sound: np.ndarray, rate: int) -> None:
 
 
 def write_jpeg(path: Path, image: np.ndarray, quality: int = 85) -> None:
-    from igm.datasets.media import jpeg
-
+    """A JPEG file of a picture (height, width, 3), uint8, red first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(jpeg(image, quality))
 
@@ -118,9 +119,16 @@ def write_video(
     sound: np.ndarray | None = None,
     rate: int = 16000,
 ) -> None:
-    """An FLV (Sorenson, MP3), MP4 (H.264, AAC) or AVI (Motion JPEG) file, with a sound track if there is a sound."""
+    """An FLV (Sorenson, MP3), MP4 (H.264, AAC) or AVI (Motion JPEG) file, by the suffix of the path.
+
+    Args:
+        frames: (height, width, 3), uint8, red first; height and width are even.
+        fps: frames a second.
+        sound: (samples,), -1 ... 1, for a sound track.
+        rate: samples a second of the sound.
+    """
     import av
-    import soxr
+    import librosa
 
     codecs = {
         ".flv": ("flv", "libmp3lame"),
@@ -139,7 +147,7 @@ def write_video(
         video.codec_context.thread_count = 1  # as many threads, so many slices: other bytes
         if sound is not None:
             if path.suffix == ".flv":  # which knows three rates
-                sound, rate = soxr.resample(sound, rate, 22050), 22050
+                sound, rate = librosa.resample(sound, orig_sr=rate, target_sr=22050), 22050
             audio = container.add_stream(audio_codec, rate=rate, layout="mono")
         for image in frames:
             container.mux(

@@ -1,4 +1,8 @@
-"""Annotations: tables and lists as people really have them, and one clear word for each line that is wrong."""
+"""Reading annotations: text files and tables in the forms in which people have them.
+
+A line that is wrong does not stop the reading: it is added to ``Faults``, with its file and number, so that all wrong
+lines can be reported at once.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ class Faults(list):
     """What is wrong with annotations, a sentence each, with file and line."""
 
     def add(self, path: Path | str, line: int | None, text: str) -> None:
+        """Notes a fault; ``line`` is None for one of the whole file."""
         self.append(f"{path}:{line}: {text}" if line else f"{path}: {text}")
 
     def stop(self) -> None:
@@ -54,7 +59,7 @@ def read_table(
 ) -> Iterator[tuple[int, list[str]]]:
     """The lines of a table that are not blank: (number of the line, its fields without outer spaces).
 
-    A line with fewer fields than ``columns`` is added to the faults and left out.
+    A line with fewer fields than ``columns`` is added to the faults and left out. Errors are those of ``read_text``.
 
     Args:
         quotes: fields may be quoted; else a quote is a character like any other, as in files of tweets.
@@ -91,5 +96,5 @@ def _too_few(fields: Sequence[str], columns: int, delimiter: str) -> str:
 
 
 def plain_name(name: str) -> bool:
-    """Is this the name of one file in a folder, and no way out of it?"""
+    """Is this the name of a file, and not a path that could lead out of its folder?"""
     return bool(name) and name not in (".", "..") and not set(name) & set("/\\\0")

@@ -1,7 +1,7 @@
-"""Sentences and the pictures beside them: what Twitter2015 and Sarcasm have in common.
+"""What Twitter2015 and Sarcasm have in common: the readers of tweets and their pictures, and preparing the two.
 
 ``Tokens`` makes token ids of a sentence, ``Photo`` a tensor of a picture; their defaults are what the authors' code
-does. Then what ``igm prepare`` and ``igm sample`` need for both data sets.
+does. Below them is what ``igm prepare`` and ``igm sample`` need for both data sets.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _new_lock() -> None:
     _lock = threading.Lock()
 
 
-# A lock that another thread held at the fork would stay closed for ever.
+# If another thread holds the lock while a process is forked, the lock would stay locked in the child for ever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
 
@@ -159,8 +159,8 @@ def _load(name: str) -> tuple[Callable[[str], list[int]], int, int]:
     def encode(sentence: str) -> list[int]:
         return tokenizer(sentence, verbose=False)["input_ids"]
 
-    # The first call switches off what it has of padding and cutting; later calls change nothing, so that several
-    # threads can make them at once.
+    # The first call switches off the padding and truncation that the tokenizer may come with. Later calls change
+    # nothing in it, so that several threads can make them at once.
     encode("")
     return encode, tokenizer.pad_token_id, longest
 
@@ -186,14 +186,14 @@ GREY = (128, 128, 128)
 class Photo:
     """One picture, from its file -> (3, size, size), float32.
 
-    In training a random crop of half of the picture or more, a flip, and two operations drawn from ten, each done
-    every other time, as RandAugment does (Cubuk et al., 2020): contrast, brightness, a slant, a turn. Else the whole
+    In training a random crop of half of the picture or more, a flip every other time, and two operations drawn from
+    the ten of ``OPERATIONS``, each carried out every other time (RandAugment; Cubuk et al., 2020). Otherwise the whole
     picture, squeezed into the square. The authors normalise with the mean and deviation of CLIP, though their
     ResNet was trained with those of ImageNet.
 
     Args:
         size: height and width.
-        augment: released, all of this; crop, without the operations; none.
+        augment: released: all of this. crop: without the operations. none: the whole picture in training, too.
         normalisation: clip or imagenet.
     """
 
@@ -330,7 +330,10 @@ def find_pictures(job: Preparation, given: str | None, names: Sequence[str]) -> 
 
 
 def copy_pictures(job: Preparation, folder: Path, names: Iterable[str], target: str) -> set[str]:
-    """Copies those pictures that can be read whole into the folder ``target``; returns their names."""
+    """Copies those pictures that can be read whole into the folder ``target`` of the layout; returns their names.
+
+    Those that are missing, damaged or links out of their folder are skipped.
+    """
     tasks = []
     for name in dict.fromkeys(names):
         source = folder / name
@@ -350,6 +353,7 @@ def copy_pictures(job: Preparation, folder: Path, names: Iterable[str], target: 
 
 
 def copy_picture(output: Output, relative: str, source: Path) -> None:
+    """The task of one picture."""
     media.read_image(source)  # raises where it cannot be read
     output.copy(relative, source)
 

@@ -1,4 +1,4 @@
-"""Twitter2015: is a tweet with a picture good, bad or neutral about the person or place that it names? (Yu and Jiang, 2019)
+"""Twitter2015: is a tweet with a picture good, bad or neutral about whom or what it names? (Yu and Jiang, 2019)
 
 The layout::
 
@@ -6,8 +6,8 @@ The layout::
     Twitter15/twitter2015_images/1860693.jpg
 
 A row is a tweet and one target in it; in the String, ``$T$`` stands in the target's place. A tweet that names two
-things has two rows, and they can have two labels: then the same picture is right with one and wrong with the other,
-and so is the sentence once the target is back in it. ``same_tweet`` counts them.
+things has two rows with one picture, and with one sentence once the targets are back in it. Their labels may differ:
+then no network can be right with both that is not told the target. ``same_tweet`` counts such rows.
 
 Other tables are read, too: the files of TomBERT as they are, whose test file has a header that is one name short, and
 tables with columns Label, ImageID and String in any order, as the authors' code wants them. The raw download is the
@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from igm.datasets import synthetic
 from igm.datasets.layout import Layout
 from igm.datasets.media import Unreadable
 from igm.datasets.preparing import Preparation
@@ -114,8 +115,10 @@ def readers(
     """Text (max_tokens,) and image (3, size, size); the defaults are what the authors' code does.
 
     Args:
+        tokenizer, max_tokens, max_words, clean: of the text, see ``Tokens``.
         target: False as in the authors' code: the target is not named, its place is a "t" in the sentence. True fills
             it in and puts it before the sentence.
+        size, augment, normalisation: of the picture, see ``Photo``.
     """
     return {
         "text": TweetTokens(tokenizer, max_tokens, max_words, clean, target),
@@ -181,8 +184,6 @@ def prepare(job: Preparation, annotations: str | None = None, images: str | None
 
 def sample(raw: Path, seed: int = 0) -> None:
     """Writes a raw download of 240 tiny rows and a tiny BERT: the words tell the label clearly, the picture less so."""
-    from igm.datasets import synthetic  # the writers of media files are slow to load
-
     rng = np.random.default_rng(derive_seed(seed, "twitter2015"))
     sentences, number = [], 10_000
     for split, n in (("train", 150), ("dev", 45), ("test", 45)):

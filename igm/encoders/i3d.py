@@ -101,12 +101,15 @@ def load_i3d(
 
 
 def depth_i3d(rgb_weights: str | Path | None, init: str = "random", width: float = 1.0) -> I3D:
-    """The network for depth: that for colour, but for its first convolution, which has one channel to see.
+    """The network for depth: that for colour with another first convolution, whose input has one channel.
 
     Args:
         rgb_weights: rgb_imagenet.pt; None for random weights throughout, whatever ``init`` is.
         init: of the first convolution: ``"random"``, as in the authors' code, or ``"rgb-mean"``, the mean of the
             colour filters over their input channels.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``load_i3d``.
     """
     network = I3D(1, width=width)
     if rgb_weights is None:
@@ -122,7 +125,12 @@ def depth_i3d(rgb_weights: str | Path | None, init: str = "random", width: float
 
 
 class Unit(nn.Module):
-    """Convolution, batch normalisation, ReLU."""
+    """Convolution, batch normalisation, ReLU: (n, in_channels, t, h, w) -> (n, out_channels, t/s, h/s, w/s).
+
+    Args:
+        kernel: side of the cubic filter.
+        stride: s; a size that it does not divide is rounded up.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1):
         super().__init__()
@@ -134,7 +142,11 @@ class Unit(nn.Module):
 
 
 class Mixed(nn.Module):
-    """An Inception block: four branches side by side, their channels one after the other."""
+    """An Inception block of four branches: (n, in_channels, t, h, w) -> (n, out_channels, t, h, w).
+
+    Args:
+        filters: numbers of filters, in the order of ``MIXED``; ``out_channels`` is the sum of those that end a branch.
+    """
 
     def __init__(self, in_channels: int, filters: tuple[int, ...]):
         super().__init__()
@@ -162,7 +174,7 @@ class SameConv(nn.Conv3d):
 
 
 class SameMaxPool(nn.Module):
-    """Max-pooling with the same padding, by minus infinity: what is padded is never the largest."""
+    """Max-pooling with that padding; what is padded is minus infinity, and so never the largest."""
 
     def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]):
         super().__init__()

@@ -7,24 +7,18 @@ no second tensor.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:  # loading transformers takes seconds
-    from transformers import BertConfig, BertModel, CLIPConfig, PreTrainedModel
-    from transformers import CLIPTextModelWithProjection as ClipTextModel
-    from transformers import CLIPVisionModelWithProjection as ClipVisionModel
-
-# Models whose configuration transformers has by heart, as its default.
+# Models whose configuration is the default of transformers: it needs no file.
 KNOWN = {
     "bert": ("bert-base-uncased", "google-bert/bert-base-uncased"),
     "clip": ("openai/clip-vit-base-patch32",),
 }
-ATTENTION = (
-    "eager"  # as fast for short texts, and the only one with the second derivatives of a Hessian
-)
+# As fast as others for short texts, and the only one with the second derivatives that a Hessian needs.
+ATTENTION = "eager"
 OPTIONS = {"bert": "network.text_encoder", "clip": "network.clip"}
 
 
@@ -32,9 +26,13 @@ class TextEncoder(nn.Module):
     """BERT's last hidden state at [CLS], and a layer behind it: token ids, (n, L) int64 -> (n, d).
 
     Places with the padding id of BERT's configuration are not attended to.
+
+    Args:
+        bert: a ``BertModel`` of transformers.
+        projection: the layer; None for none, d is then BERT's hidden size.
     """
 
-    def __init__(self, bert: BertModel, projection: nn.Module | None = None):
+    def __init__(self, bert: nn.Module, projection: nn.Module | None = None):
         super().__init__()
         self.bert = bert
         self.projection = nn.Identity() if projection is None else projection
@@ -55,9 +53,12 @@ class ClipText(nn.Module):
     It is taken at the first end-of-text id. CLIP's tokenizer pads with that very id, so a text ends where it first
     comes. Configurations made before mid 2023 have a wrong end-of-text id, 2; there it is a row's largest, as in
     transformers.
+
+    Args:
+        clip: a ``CLIPTextModelWithProjection`` of transformers.
     """
 
-    def __init__(self, clip: ClipTextModel):
+    def __init__(self, clip: nn.Module):
         super().__init__()
         self.clip = clip
         self.d = clip.config.projection_dim
@@ -71,9 +72,13 @@ class ClipText(nn.Module):
 
 
 class ClipImage(nn.Module):
-    """CLIP's image embedding: (n, 3, h, w) -> (n, projection_dim)."""
+    """CLIP's image embedding: (n, 3, h, w) -> (n, projection_dim).
 
-    def __init__(self, clip: ClipVisionModel):
+    Args:
+        clip: a ``CLIPVisionModelWithProjection`` of transformers.
+    """
+
+    def __init__(self, clip: nn.Module):
         super().__init__()
         self.clip = clip
         self.d = clip.config.projection_dim
@@ -82,8 +87,11 @@ class ClipImage(nn.Module):
         return self.clip(pixel_values=x).image_embeds
 
 
-def load_config(kind: str, name: str | Path) -> BertConfig | CLIPConfig:
+def load_config(kind: str, name: str | Path) -> Any:
     """The configuration of a ``"bert"`` or a ``"clip"``; that of a known model needs no network.
+
+    Returns:
+        a ``BertConfig`` or a ``CLIPConfig`` of transformers.
 
     Raises:
         FileNotFoundError: the folder or its config.json is not there.
@@ -108,8 +116,8 @@ def load_config(kind: str, name: str | Path) -> BertConfig | CLIPConfig:
     raise ValueError(f"{OPTIONS[kind]} {name} is of the kind {found}, not {kind}: {_remedy(kind)}")
 
 
-def load_bert(name: str | Path, pretrained: bool = True) -> BertModel:
-    """BERT without its pooler, which the [CLS] state does not pass; raises as ``load_config`` does."""
+def load_bert(name: str | Path, pretrained: bool = True) -> nn.Module:
+    """A ``BertModel`` without its pooler, through which the [CLS] state does not go; raises as ``load_config`` does."""
     from transformers import BertModel
 
     config = load_config("bert", name)
@@ -118,28 +126,28 @@ def load_bert(name: str | Path, pretrained: bool = True) -> BertModel:
     return _load("bert", name, BertModel, config, add_pooling_layer=False)
 
 
-def load_clip_text(name: str | Path, pretrained: bool = True) -> ClipTextModel:
-    """CLIP's text tower with its projection; raises as ``load_config`` does."""
+def load_clip_text(name: str | Path, pretrained: bool = True) -> nn.Module:
+    """CLIP's text tower, a ``CLIPTextModelWithProjection``; raises as ``load_config`` does."""
     from transformers import CLIPTextModelWithProjection
 
     return _tower(name, CLIPTextModelWithProjection, "text_config", pretrained)
 
 
-def load_clip_image(name: str | Path, pretrained: bool = True) -> ClipVisionModel:
-    """CLIP's image tower with its projection; raises as ``load_config`` does."""
+def load_clip_image(name: str | Path, pretrained: bool = True) -> nn.Module:
+    """CLIP's image tower, a ``CLIPVisionModelWithProjection``; raises as ``load_config`` does."""
     from transformers import CLIPVisionModelWithProjection
 
     return _tower(name, CLIPVisionModelWithProjection, "vision_config", pretrained)
 
 
-def _tower(name: str | Path, tower: type, part: str, pretrained: bool) -> PreTrainedModel:
+def _tower(name: str | Path, tower: type, part: str, pretrained: bool) -> nn.Module:
     whole = load_config("clip", name)
     config = getattr(whole, part)
     config.projection_dim = whole.projection_dim  # the parts' own may be left at their default
     return _load("clip", name, tower, config) if pretrained else tower(config)
 
 
-def _load(kind: str, name: str | Path, model: type, config, **options) -> PreTrainedModel:
+def _load(kind: str, name: str | Path, model: type, config: Any, **options) -> nn.Module:
     """A pretrained model in float32, with no weight left at random."""
     from transformers import logging
 
@@ -150,7 +158,7 @@ def _load(kind: str, name: str | Path, model: type, config, **options) -> PreTra
     ):
         raise FileNotFoundError(f"{folder / 'model.safetensors'} is not there: {_remedy(kind)}")
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it lists what is in the file beside this model, which is expected
+    logging.set_verbosity_error()  # else it lists the other weights of the file, e.g. those of the pooler
     try:
         loaded, report = model.from_pretrained(
             folder or name,
@@ -201,7 +209,7 @@ def _remedy(kind: str) -> str:
     )
 
 
-def _check_length(ids: Tensor, config) -> None:
+def _check_length(ids: Tensor, config: Any) -> None:
     longest = config.max_position_embeddings
     if ids.shape[1] > longest:
         raise ValueError(

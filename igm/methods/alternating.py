@@ -1,7 +1,5 @@
 """Alternating training: one modality at a time, round after round or batch after batch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,8 +20,11 @@ class AlternatingSettings(UnimodalSettings):
     """When it is another modality's turn. stage: after some epochs. batch: after every batch; then there are no
     rounds, and one optimiser for all."""
 
-    choices: ClassVar = UnimodalSettings.choices | {"alternate": ("stage", "batch")}
-    at_least_one: ClassVar = (*UnimodalSettings.at_least_one, "rounds", "stage_epochs")
+    allowed: ClassVar = UnimodalSettings.allowed | {
+        "rounds": "1 or above",
+        "stage_epochs": "1 or above",
+        "alternate": ("stage", "batch"),
+    }
 
 
 class Alternating(EachAlone):

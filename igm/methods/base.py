@@ -1,7 +1,5 @@
 """What the training loop asks of a method: its stages, a gradient for a batch, and what to do when a stage ends."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar

@@ -12,8 +12,6 @@ The paper, the authors' code and what works are three settings of this method, i
 setting too: without SAM ``rho=0``, without GM ``gm=[]``, in one direction ``gm=["audio>image"]``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -82,12 +80,12 @@ class IGMSettings(AlternatingSettings):
     fast: bool = True
     """With flat_ratio and rho <= 1e-10, take one backward pass in place of two: the same gradient."""
 
-    choices: ClassVar = AlternatingSettings.choices | {
+    allowed: ClassVar = AlternatingSettings.allowed | {
         "variant": tuple(VARIANTS),
+        "tau": "above 0",
         "statistic": STATISTICS,
+        "flat_ratio": "from 0 to 1",
     }
-    positive: ClassVar = (*AlternatingSettings.positive, "tau")
-    not_negative: ClassVar = (*AlternatingSettings.not_negative, "flat_ratio")
 
     @classmethod
     def defaults(cls, given: Mapping) -> dict:
@@ -95,8 +93,6 @@ class IGMSettings(AlternatingSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.flat_ratio > 1:
-            raise ValueError(f"flat_ratio must be from 0 to 1, got {self.flat_ratio}")
         if self.alternate == "batch":
             raise ValueError("igm makes its matrices when a stage ends: give alternate stage")
 

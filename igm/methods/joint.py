@@ -1,7 +1,5 @@
 """Joint training: all modalities at once, one loss on the fused prediction."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor, nn

@@ -15,8 +15,6 @@ Where rho is so small that eps rounds away, both losses are taken at one point, 
 so one backward pass gives the same gradient. Without mixup it is the plain gradient of Eq. 1.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """Each modality alone, one after the other: the network that no other modality could have disturbed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +20,7 @@ class UnimodalSettings(Settings):
     mixup: float = 0.0
     """alpha of mixup's Beta distribution, one mixing weight a batch (Zhang et al., ICLR 2018); 0 for none."""
 
-    not_negative: ClassVar = (*Settings.not_negative, "mixup")
+    allowed: ClassVar = Settings.allowed | {"mixup": "0 or above"}
 
 
 class EachAlone(Method):

@@ -51,7 +51,7 @@ class MLASettings(AlternatingSettings):
     mla_alpha: float = 0.1
     """alpha of the projection, above 0: the smaller, the less it lets through."""
 
-    positive: ClassVar = (*AlternatingSettings.positive, "mla_alpha")
+    allowed: ClassVar = AlternatingSettings.allowed | {"mla_alpha": "above 0"}
 
 
 def project_off(P: Tensor, features: Tensor, alpha: float) -> Tensor:

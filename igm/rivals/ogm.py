@@ -47,9 +47,11 @@ class OGMSettings(JointSettings):
     ogm_epochs: int | None = None
     """Of the epochs, the first so many are modulated; by default all of them."""
 
-    choices: ClassVar = JointSettings.choices | {"ogm_layers": ("all", "conv")}
-    at_least_one: ClassVar = (*JointSettings.at_least_one, "ogm_epochs")
-    not_negative: ClassVar = (*JointSettings.not_negative, "ogm_alpha")
+    allowed: ClassVar = JointSettings.allowed | {
+        "ogm_alpha": "0 or above",
+        "ogm_layers": ("all", "conv"),
+        "ogm_epochs": "1 or above",
+    }
 
 
 class OGM(Joint):
@@ -103,7 +105,7 @@ class OGM(Joint):
         if stage.round:
             return loss  # past the modulated epochs
         for name, k in self.coefficients(batch).items():
-            modulate(self.modulated(name), k, self.settings.ogm_noise)
+            modulate(self.held_back(name), k, self.settings.ogm_noise)
         return loss
 
     def coefficients(self, batch: Batch) -> dict[str, float]:
@@ -111,7 +113,7 @@ class OGM(Joint):
         ratios = discrepancy_ratio(self.shares, batch["label"])
         return {name: coefficient(rho, self.settings.ogm_alpha) for name, rho in ratios.items()}
 
-    def modulated(self, name: str) -> list[nn.Parameter]:
+    def held_back(self, name: str) -> list[nn.Parameter]:
         """The parameters of a modality's encoder whose gradients are changed."""
         conv = self.settings.ogm_layers == "conv"
         return [p for p in self.model.encoders[name].parameters() if p.dim() == 4 or not conv]

@@ -1,7 +1,7 @@
 """Checks for the book's exercises: ``igm_book.check("5.2", your_function)`` says right, or what is not.
 
-Each chapter has a module, ``chapter_05.py``, with a function an exercise, ``exercise_2(answer)``. It tries the answer
-and calls ``require`` for every property that it must have; the first one that fails is what the reader is told.
+A new exercise 5.2 goes into ``chapter_05.py`` as a function ``exercise_2(answer)``. It tries the answer and calls
+``require`` for every property that the answer must have; the first one that fails is what the reader is told.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 from igm.encoders.small import paper_head
@@ -149,8 +150,6 @@ def exercise_4(answer):
 
 
 def exercise_5(answer):
-    from sklearn.metrics import f1_score
-
     y = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2, 2])
     guess = torch.tensor([0, 0, 0, 0, 1, 2, 1, 0, 2, 2])
     value = float(answer(guess, y, 3))

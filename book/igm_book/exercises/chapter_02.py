@@ -6,6 +6,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from igm_book.exercises import require
@@ -32,8 +33,6 @@ def probabilities(logits: Tensor) -> np.ndarray:
 
 
 def exercise_1(answer):
-    from scipy import stats
-
     a = [0.81, 0.84, 0.79, 0.9, 0.85]
     b = [0.80, 0.81, 0.79, 0.86, 0.83]
     mean, half = (float(x) for x in answer(a, b))

@@ -47,7 +47,7 @@ def exercise_1(matrix):
         torch.allclose(matrix(1000 * moment, tau), T, atol=1e-6),
         "T should not depend on the scale of the moment.",
     )
-    equal = matrix(3 * torch.eye(4, dtype=torch.float64), tau)
+    equal = matrix(4 * torch.eye(4, dtype=torch.float64), tau)
     require(
         torch.allclose(equal.double(), torch.eye(4, dtype=torch.float64)),
         "Where all eigenvalues are equal no direction is flatter than another: T should be the identity.",
@@ -208,7 +208,7 @@ def exercise_5(patch_moment):
         scale = np.trace(Y.numpy()) / np.trace(expected)
         same_up_to_scale = np.allclose(Y.numpy(), scale * expected)
         require(
-            abs(scale - 1) < 1e-9 or not same_up_to_scale,
+            abs(scale - 1) < 1e-3 or not same_up_to_scale,
             f"It should be the plain sum over all samples and places: yours is {scale:.3g} times that ({case}).",
         )
         same_values = np.allclose(np.linalg.eigvalsh(Y.numpy()), np.linalg.eigvalsh(expected))

@@ -131,22 +131,22 @@ def exercise_4(error_by_tweet):
     require(isinstance(alone, float), "It should return a float.")
     plain = math.sqrt(0.7 * 0.3 / 10)
     require(
-        abs(alone - plain) < 1e-9,
+        abs(alone - plain) < 1e-6,
         f"With a tweet for each row it should be sqrt(A (1 - A) / n), here {plain:.4f}.",
     )
     pairs = error_by_tweet([1, 1, 1, 1, 1, 1, 0, 0, 0, 0], [c for c in "aabbccddee"])
     require(
-        abs(pairs - math.sqrt(2) * math.sqrt(0.6 * 0.4 / 10)) < 1e-9,
+        abs(pairs - math.sqrt(2) * math.sqrt(0.6 * 0.4 / 10)) < 1e-6,
         "Rows in twos that are right or wrong together are half as many: the error should grow by sqrt 2.",
     )
     require(
-        abs(error_by_tweet([1, 0] * 4, [c for c in "aabbccdd"])) < 1e-9,
+        abs(error_by_tweet([1, 0] * 4, [c for c in "aabbccdd"])) < 1e-6,
         "Where one row of each tweet is right and one wrong, the score is the same for any tweets: an error of 0.",
     )
     tweets = ["b", "a", "c", "a", "b", "d", "c", "a", "e", "b"]  # not side by side
     off = np.array(right) - np.mean(right)
     square = sum(off[i] * off[j] for i in range(10) for j in range(10) if tweets[i] == tweets[j])
     require(
-        abs(error_by_tweet(right, tweets) - math.sqrt(square) / 10) < 1e-9,
+        abs(error_by_tweet(right, tweets) - math.sqrt(square) / 10) < 1e-6,
         "Rows of one tweet need not stand side by side, and may be three: gather them all.",
     )

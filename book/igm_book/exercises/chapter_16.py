@@ -11,7 +11,6 @@ from torch import nn
 
 import igm
 from igm.methods import Alternating
-from igm.settings import Settings
 from igm_book.exercises import require
 
 
@@ -159,7 +158,7 @@ def exercise_4(JointThenTurns):
     )
     shapes = {"a": (5,), "b": (4,), "c": (3,)}
     model = igm.build_model(shapes, classes=4, d=6)
-    settings = Settings(method="own", epochs=6, rounds=2)
+    settings = JointThenTurns.Settings.make(method="own", epochs=6, rounds=2)
     method = JointThenTurns(model, list(shapes), settings)
     stages = method.stages()
     first, *rest = [(tuple(s.modalities), s.epochs) for s in stages]
