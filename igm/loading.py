@@ -24,22 +24,21 @@ def batches(
     seed: int | None,
     device: torch.device | str = "cpu",
     part: tuple[int, int] = (0, 1),
-    workers: int = 0,
-    modalities: Sequence[str] | None = None,
+    **read,
 ) -> Iterator[dict[str, Tensor]]:
     """The batches of one pass, in an order drawn from ``seed``, or in the data's own order for None.
 
     Args:
         part: (r, P) for every P-th batch from the r-th on: what process r of P takes.
-        workers: processes that read files beside this one; what they read does not depend on their number.
-        modalities: those that are needed, by default all.
+        read: ``workers``, the processes that read files beside this one, by default 0; what they read does not depend
+            on their number. ``modalities``, those that are needed, by default all.
 
     Yields:
         modality -> (n, ...), "label" -> (n,), "index" -> (n,), on the device.
     """
     rank, processes = part
     mine = [[rows] for rows in _cut(len(dataset), batch_size)[rank::processes]]
-    for (batch,) in _load(dataset, mine, seed, device, workers, modalities):
+    for (batch,) in _load(dataset, mine, seed, device, **read):
         yield batch
 
 
@@ -51,8 +50,7 @@ def steps(
     part: tuple[int, int] = (0, 1),
     shards: int = 1,
     drop_last: bool = False,
-    workers: int = 0,
-    modalities: Sequence[str] | None = None,
+    **read,
 ) -> Iterator[tuple[int, list[dict[str, Tensor]]]]:
     """The same batches, each cut up between processes and in time.
 
@@ -60,6 +58,7 @@ def steps(
         part: (r, P): of P shares of a batch, of nearly equal size, the r-th is this process's.
         shards: the parts of that share.
         drop_last: leave out a last batch that is smaller.
+        read: as for ``batches``.
 
     Yields:
         the size of the whole batch, and those of this process's shards of it that are not empty.
@@ -74,7 +73,7 @@ def steps(
         cuts = [n * i // pieces for i in range(pieces + 1)]
         mine = [rows[cuts[i] : cuts[i + 1]] for i in range(rank * shards, (rank + 1) * shards)]
         plan.append([shard for shard in mine if shard])
-    yield from zip(map(len, whole), _load(dataset, plan, seed, device, workers, modalities))
+    yield from zip(map(len, whole), _load(dataset, plan, seed, device, **read))
 
 
 def held_out(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
@@ -116,8 +115,8 @@ def _load(
     plan: list[list[range]],
     seed: int | None,
     device: torch.device | str,
-    workers: int,
-    modalities: Sequence[str] | None,
+    workers: int = 0,
+    modalities: Sequence[str] | None = None,
 ) -> Iterator[list[dict[str, Tensor]]]:
     """For each entry of the plan its batches, in an order of the samples drawn from ``seed``."""
     generator = torch.Generator().manual_seed(seed or 0)  # its own: the global one stays as it is

@@ -38,7 +38,7 @@ def predictions(
         predict.eval()
     rank, processes = part
     found = []  # number of the batch, logits, labels
-    for i, batch in enumerate(batches(dataset, batch_size, None, device, part, workers)):
+    for i, batch in enumerate(batches(dataset, batch_size, None, device, part, workers=workers)):
         logits = {name: z.cpu() for name, z in predict(batch).items()}
         found.append((i * processes + rank, logits, batch["label"].cpu()))
     found = sorted(gather(found), key=lambda entry: entry[0])

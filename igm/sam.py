@@ -13,7 +13,7 @@ so each step costs two forward and backward passes. The norm runs over all param
 Read ``rho`` against the weights: in float32 a perturbation below about 1e-7 of a weight rounds away.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -85,57 +85,41 @@ class SAM(Optimizer):
         return loss
 
     def gradient(self, closure: Callable[[], Tensor]) -> Tensor:
-        """Leaves the gradient of Eq. 8 in the parameters' ``.grad`` and does not step.
+        """Leaves the gradient of Eq. 8 in the parameters' ``.grad`` and does not step; returns the loss at theta.
 
         It is what IGM needs: the flat directions modify this gradient before the base optimiser uses it (Eq. 9).
         """
-        return sam_gradient(self.parameters, closure, self.rho, self.adaptive, self.norm)
+        closure = torch.enable_grad()(closure)
+        if self.rho == 0:
+            return closure()
+        with _replayed_generators(
+            self.parameters
+        ):  # afterwards the second pass draws the same masks
+            loss = closure().detach()
+        moved = [p for p in self.parameters if p.grad is not None]
+        if not moved:
+            return loss
+        weights, gradients = [p.data for p in moved], [p.grad for p in moved]
+        elsewhere = perturbation(weights, gradients, self.rho, self.adaptive, self.norm)
+        torch._foreach_add_(elsewhere, weights)  # theta + eps*; theta itself is only put aside
+        try:
+            _hold(moved, elsewhere)
+            with frozen_batchnorm_statistics():
+                closure()  # grad L(theta + eps*), Eq. 8
+        finally:
+            _hold(moved, weights)
+        return loss
 
     def state_dict(self) -> dict:
         """The base optimiser's state, with rho, adaptive and norm."""
-        return {
-            "base": self.base_optimizer.state_dict(),
-            "rho": self.rho,
-            "adaptive": self.adaptive,
-            "norm": self.norm,
-        }
+        own = {name: getattr(self, name) for name in ("rho", "adaptive", "norm")}
+        return {"base": self.base_optimizer.state_dict()} | own
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.base_optimizer.load_state_dict(state_dict["base"])
-        self.rho = state_dict["rho"]
-        self.adaptive = state_dict["adaptive"]
-        self.norm = state_dict["norm"]
+        for name in ("rho", "adaptive", "norm"):
+            setattr(self, name, state_dict[name])
         self._share()
-
-
-def sam_gradient(
-    parameters: Iterable[nn.Parameter],
-    closure: Callable[[], Tensor],
-    rho: float,
-    adaptive: bool = False,
-    norm: str = "all",
-) -> Tensor:
-    """Computes the gradient of Eq. 8 into ``.grad``; see ``SAM``. Returns the unperturbed loss."""
-    parameters = list(parameters)
-    closure = torch.enable_grad()(closure)
-    if rho == 0:
-        return closure()
-
-    with _replayed_generators(parameters):  # afterwards the second pass draws the same masks
-        loss = closure().detach()
-    moved = [p for p in parameters if p.grad is not None]
-    if not moved:
-        return loss
-    weights = [p.data for p in moved]
-    elsewhere = perturbation(weights, [p.grad for p in moved], rho, adaptive, norm)
-    torch._foreach_add_(elsewhere, weights)  # theta + eps*; theta itself is only put aside
-    try:
-        _hold(moved, elsewhere)
-        with frozen_batchnorm_statistics():
-            closure()  # grad L(theta + eps*), Eq. 8
-    finally:
-        _hold(moved, weights)
-    return loss
 
 
 @torch.no_grad()

@@ -106,8 +106,9 @@ class Training:
     def __init__(self, run: Run, data: Mapping[str, Dataset], devices: Devices, notes: dict):
         self.run, self.data, self.devices, self.notes = run, data, devices, notes
         stages = run.method.stages()
-        self.plan = [(i, stage) for i, stage in enumerate(stages) for _ in range(stage.epochs)]
-        self.epochs = Counter(stage.name for _, stage in self.plan)  # over all stages
+        # The number of the stage, the stage, and which of its epochs it is, from 0.
+        self.plan = [(i, stage, k) for i, stage in enumerate(stages) for k in range(stage.epochs)]
+        self.epochs = Counter(stage.name for _, stage, _ in self.plan)  # over all stages
         # By modalities; kept from round to round.
         self.optimizers: dict[str, tuple[SAM, LRScheduler]] = {}
         self.best: dict | None = None  # the weights of run.best_epoch
@@ -142,12 +143,11 @@ class Training:
     def epoch(self) -> dict:
         """Trains one epoch, and begins and ends its stage where that is due; returns its row of the history."""
         run = self.run
-        number, stage = self.plan[len(run.history)]
-        begins = not run.history or run.history[-1]["stage"] != number
-        if begins and run.settings.restart:
+        number, stage, k = self.plan[len(run.history)]
+        if k == 0 and run.settings.restart:
             self.optimizers.pop(stage.name, None)
         optimizer, schedule = self.optimizer(stage)
-        if begins:
+        if k == 0:
             run.method.begin_stage(stage, optimizer)
         done = sum(row["modality"] == stage.name for row in run.history)
         row = {"stage": number, "round": stage.round, "modality": stage.name, "epoch": done + 1}
@@ -159,7 +159,7 @@ class Training:
         schedule.step(*watched if isinstance(schedule, ReduceLROnPlateau) else ())
         run.history.append(row)
         self.choose(row)
-        if len(run.history) == len(self.plan) or self.plan[len(run.history)][0] != number:
+        if k == stage.epochs - 1:
             self.end_stage(stage)
         self.write_checkpoint()
         return row
@@ -175,10 +175,8 @@ class Training:
         stream = steps(self.data["train"], s.batch_size, seed, **read)
         # A GPU runs ahead of Python, and to read a loss is to wait for it: there it is done for fifty at a time.
         every = 1 if devices.device.type == "cpu" and devices.processes == 1 else 50
-        losses, unseen = (
-            [],
-            [],
-        )  # unseen: the samples of the steps whose loss has not been looked at
+        losses: list[Tensor] = []
+        unseen: list[list[Tensor]] = []  # the samples of the steps whose loss nobody has looked at
         for size, shards in stream:
             for turn in method.turns(stage):
                 losses.append(step_gradient(method, turn, size, shards, optimizer, devices))
@@ -353,7 +351,7 @@ class Training:
         try:
             self.before, self.best_score = state["wall_seconds"], state["best_score"]
             run.model.load_state_dict(state["model"])
-            stages = {stage.name: stage for _, stage in self.plan[: len(run.history)]}
+            stages = {stage.name: stage for _, stage, _ in self.plan[: len(run.history)]}
             for name, states in state["optimizers"].items():
                 optimizer, schedule = self.optimizer(stages[name])
                 schedule.load_state_dict(states["schedule"])

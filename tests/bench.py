@@ -95,8 +95,8 @@ TARGETS = {  # at most, or where the name says speed or reader at least
     "step_sam": 2.05,
     "step_released": 1.10,
     "matrices_extra_seconds": 0.1,
-    "reader_first_epoch": 1.5,
-    "reader_later_epochs": 5.0,
+    "reader_first_epoch": 1.0,
+    "reader_later_epochs": 4.0,
 }
 STEPS = {
     "gm": ("igm", {"rho": 0.0}),

@@ -20,7 +20,8 @@ from igm.models import Concatenation, LateFusion
 from igm.runs import progress_bar
 from igm_book.paper import SCORES, beside, table_1
 
-SMALL = "--network.size tiny --reading.size 32 --reading.seconds 0.25 --epochs 1 --rounds 1 --rho 0"
+TINY = "--network.size tiny --reading.size 32 --reading.seconds 0.25 --epochs 1 --rho 0"
+SMALL = f"{TINY} --rounds 1"
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,7 @@ def test_workers_and_cache_leave_training_as_it_is(sample, tmp_path, monkeypatch
 
 
 def test_joint_training_of_a_concatenation(run, sample, tmp_path):
-    words = f"train --data cremad --data_root {sample} {SMALL} --method joint --model concat"
+    words = f"train --data cremad --data_root {sample} {TINY} --method joint --model concat"
     code, out, _ = run(f"{words} --out {tmp_path}/run")
     assert code == 0 and "fused" in out and "audio " not in out
 

@@ -10,6 +10,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import igm
+
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
@@ -96,8 +98,9 @@ def test_constraints_are_exact():
 
 def test_every_package_is_installed():
     found = {
-        ".".join(path.parent.relative_to(ROOT).parts)
-        for path in (ROOT / "igm").rglob("*.py")
+        ".".join(path.parent.relative_to(above).parts)
+        for above, package in ((ROOT, "igm"), (ROOT / "book", "igm_book"))
+        for path in (above / package).rglob("*.py")
         if "__pycache__" not in path.parts
     }
     assert found | {"igm._data"} == set(PYPROJECT["tool"]["setuptools"]["packages"])
@@ -122,4 +125,4 @@ def test_one_address_of_the_repository():
 def test_notebooks_fetch_the_version_that_they_belong_to():
     cell = (ROOT / "book" / "colab_cell.py").read_text()
     assert f"--branch v{PROJECT['version']} " in cell
-    assert f'__version__ = "{PROJECT["version"]}"' in (ROOT / "igm" / "__init__.py").read_text()
+    assert igm.__version__ == PROJECT["version"]

@@ -28,6 +28,14 @@ def study(request, monkeypatch):
     sys.modules.pop("_study", None)
 
 
+@pytest.fixture
+def study_tools(monkeypatch):
+    """The module of what the studies share."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    yield importlib.import_module("_study")
+    sys.modules.pop("_study", None)
+
+
 def test_there_are_studies_and_every_record_has_its_script():
     assert NAMES
     assert {path.stem for path in STUDIES.glob("*.json")} <= set(NAMES)
@@ -76,3 +84,13 @@ def test_a_recorded_run_can_be_repeated(study):
         distances[measure] = min(abs(repeated[measure] - own), abs(repeated[measure] - mean)) / unit
     assert max(distances.values()) <= 4, distances
     assert sum(distances.values()) / len(distances) <= 2, distances
+
+
+def test_a_study_s_common_settings_go_to_the_methods_that_have_them(study_tools, tiny, networks):
+    common = {"epochs": 1, "rounds": 1, "select": "last"}
+    run = study_tools.train(networks(), tiny, 3, common, "joint", lr=0.1)
+    assert (run.settings.epochs, run.settings.lr, run.settings.seed) == (1, 0.1, 3)
+    assert study_tools.train(networks(), tiny, 3, common, "igm").settings.rounds == 1
+    assert study_tools.scores(run, "test")["test fused"] == run.results["test"]["fused"]["accuracy"]
+    with pytest.raises(ValueError, match="joint has no setting 'tau'"):
+        study_tools.train(networks(), tiny, 3, common, "joint", tau=1.0)

@@ -39,7 +39,7 @@ def choose_files(app, pagename, templatename, context, doctree):
 
 
 def mend_roles(app, pagename, templatename, context, doctree):
-    """docutils calls a bibliography a list, whose children would have to be items: screen readers stumble."""
+    """Takes the role of a list from bibliographies: their children are no list items, which misleads screen readers."""
     context["body"] = context.get("body", "").replace(
         ' role="list" class="citation-list"', ' class="citation-list"'
     )

@@ -17,9 +17,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-COLOURS = 64  # a frame keeps so many: a third of the bytes, and a plot needs no more
+COLOURS = 64  # of a stored picture: enough for a plot, at a third of the bytes
 
-# The handler stands in the attribute: a notebook may show the same output twice, or drop <script>.
+# An attribute and no <script>: a notebook may drop scripts, and may show the same output twice.
 _MOVE = (
     "const box = this.closest('.igm-frames');"
     "box.querySelectorAll('img').forEach((img, i) => img.hidden = i != this.value);"

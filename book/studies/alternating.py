@@ -35,8 +35,7 @@ def run(condition: str, seed: int) -> dict[str, float]:
             scores = igm.evaluate(model, data["test"], rule)
             result[f"fused {rule}"] = scores["fused"]["accuracy"]
     if kind == "shared":  # what each stage leaves of both modalities
-        # Of each stage, its last epoch.
-        ends = {row["stage"]: row["valid"] for row in trained.history}
+        ends = {row["stage"]: row["valid"] for row in trained.history}  # a stage's last epoch
         for number, valid in enumerate(ends.values(), 1):
             for name, accuracy in valid.items():
                 result[f"valid {name} after stage {number}"] = accuracy

@@ -78,8 +78,7 @@ def run(condition: str, seed: int) -> dict[str, float]:
     result |= scores(trained, "test")
     result["test fused mAP"] = trained.results["test"]["fused"]["map"]
     if table.startswith("one-way"):
-        # Of each stage, its last epoch.
-        ends = {row["stage"]: row["valid"] for row in trained.history}
+        ends = {row["stage"]: row["valid"] for row in trained.history}  # a stage's last epoch
         for number, valid in enumerate(ends.values(), 1):
             for output, accuracy in valid.items():
                 result[f"valid {output} after stage {number}"] = accuracy

@@ -18,8 +18,8 @@ SETTINGS = {
     "train": {"epochs": 20, "rounds": 2, "lr": 0.02, "batch_size": 32, "select": "last"}
     | {"fusion": "mean"},
     "mla_alpha": 0.1,
-    "phase": 250,  # steps; with turns of stages the length of one, and four in a run
-    "every": 8,  # of so many steps two are looked at, one after the other
+    "phase": 250,  # steps: as long as a stage, of which a run has four
+    "every": 8,  # of each 8 steps, 2 in a row are looked at
     "bins": [round(-0.55 + 0.1 * i, 2) for i in range(17)],
 }
 ORDER = ["audio", "image"]
@@ -97,7 +97,7 @@ def watched(kind: type, data: dict) -> type:
             (new,) = stage.modalities
             (old,) = set(self.modalities) - {new}
             self.step += 1
-            # In the first of all stages there is no old modality.
+            # In the very first stage there is no old modality.
             meets = self.settings.alternate == "batch" or self.phases
             if meets and self.step % SETTINGS["every"] < 2:  # two: each modality has its turn
                 g = {j: head_gradients(self.model[j], batch[j], batch["label"]) for j in ORDER}

@@ -19,23 +19,6 @@ METHODS: dict[str, type[Method]] = {
     "igm": Interactive,
 }
 
-__all__ = [
-    "METHODS",
-    "VARIANTS",
-    "Alternating",
-    "AlternatingSettings",
-    "EachAlone",
-    "IGMSettings",
-    "Interactive",
-    "Joint",
-    "JointSettings",
-    "Method",
-    "Stage",
-    "UnimodalSettings",
-    "find_method",
-    "method_names",
-]
-
 
 def method_names() -> list[str]:
     """The names of all methods: those here, then those that installed packages declare."""

@@ -1,4 +1,4 @@
-"""Checks for the book's exercises: ``igm_book.check("5.2", your_function)`` says right, or what is not.
+"""Checks for the book's exercises: ``igm_book.check("5.2", your_function)`` says that it is right, or what is wrong.
 
 A new exercise 5.2 goes into ``chapter_05.py`` as a function ``exercise_2(answer)``. It tries the answer and calls
 ``require`` for every property that the answer must have; the first one that fails is what the reader is told.
@@ -41,14 +41,14 @@ def check(exercise: str, answer: object) -> None:
 def fault(exercise: str, answer: object) -> str | None:
     """The first property that the answer lacks, or None where it is right. See ``check``."""
     check_answer = _find(exercise)
-    # An answer may draw random numbers; the notebook around it goes on as if it had not.
+    # An answer may draw random numbers. Afterwards the notebook's generator is as it was.
     with torch.random.fork_rng():
         torch.manual_seed(0)
         try:
             check_answer(answer)
         except Wrong as wrong:
             return str(wrong)
-        except Exception as error:  # the reader's code: whatever it raises is the answer's fault
+        except Exception as error:  # the answer is the reader's code and may raise anything
             return f"It raised {type(error).__name__}: {error}"
     return None
 

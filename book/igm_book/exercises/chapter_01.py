@@ -104,7 +104,7 @@ def exercise_3(answer):
 
 
 class _Scale(nn.Module):
-    """An encoder that a check can follow by hand."""
+    """An encoder that multiplies by a number: the check can compute its output itself."""
 
     def __init__(self, factor: float):
         super().__init__()

@@ -178,7 +178,7 @@ def exercise_4(answer):
                 close(shares[0], a.numpy() @ W[:, :3].T + b / 2),
                 "For a linear head the share of a should be its block of the weights times a, plus half the bias.",
             )
-    # Both, term by term: what needs both modalities is halved, what is there for one is that one's alone.
+    # The share of a in each output of Both: half of a product of a and v, all of a term in a alone.
     product, ones = (a * v).sum(1), torch.ones(6).double()
     expected = torch.stack([product / 2 + ones / 2, a.sum(1) ** 2, ones / 2], dim=1)
     require(

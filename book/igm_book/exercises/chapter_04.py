@@ -61,7 +61,7 @@ def exercise_1(answer):
 
 
 def exercise_2(answer):
-    # Two layers, the first of them square, so that only numbers tell T's side.
+    # The first layer is square: there T on the wrong side has the right shape, and only the numbers are wrong.
     x_old, x_new, y = draw(9, 6), draw(9, 6, seed=1), torch.arange(9) % 4
     weights = {"fc1": draw(6, 6, seed=2) / 3, "fc2": draw(4, 6, seed=3) / 3}
 
@@ -74,7 +74,7 @@ def exercise_2(answer):
         return dict(zip(leaves, found))
 
     def slope(step):
-        """Of the old loss along the step, by finite differences."""
+        """The derivative of the old loss along the step, by finite differences."""
         ahead, behind = (
             loss({name: w + t * step[name] for name, w in weights.items()}, x_old).item()
             for t in (1e-5, -1e-5)
@@ -184,7 +184,7 @@ def exercise_4(answer):
 
 def exercise_5(answer):
     inputs = draw(3, 6)
-    rows = np.hstack([inputs.numpy(), np.ones((3, 1))])  # what the layer with its bias sees
+    rows = np.hstack([inputs.numpy(), np.ones((3, 1))])  # a bias is a weight whose input is 1
     P = torch.from_numpy(1e-9 * np.linalg.inv(1e-9 * np.eye(7) + rows.T @ rows))
     P = (P + P.T) / 2
     weight, bias = draw(4, 6, seed=1), draw(4, seed=2)

@@ -67,7 +67,7 @@ def exercise_2(sgd_step):
         sgd_step(layer, T.clone(), 0.1)
         return layer, gradients, before
 
-    # c = d: here T on the wrong side raises nothing.
+    # As many outputs as inputs: here T on the wrong side raises no error.
     layer, (g, g_bias), (parameter, W, b) = stepped(3)
     require(
         layer.weight is parameter and layer.weight.is_leaf and layer.weight.requires_grad,
@@ -132,7 +132,7 @@ def exercise_3(tau_for):
 
 def exercise_4(streamed_covariance):
     """A centred covariance in one pass."""
-    # Unequal batches around a large mean, which float32 sums of squares do not survive.
+    # Unequal batches around a large mean: sums of squares in float32 lose the small variance.
     d, sizes = 3, (7, 1, 40, 12)
     mean = torch.tensor([3000.0, -1000.0, 500.0])
     chunks = [mean + torch.randn(size, d) + i for i, size in enumerate(sizes)]

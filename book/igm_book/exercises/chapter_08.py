@@ -67,7 +67,7 @@ def exercise_2(moved):
         float(moved(weights, gradient, 1e-12)) < 0.01,
         "At rho = 1e-12 next to none of these weights move: add in float32, the weights' own precision.",
     )
-    # The rounding of NumPy's float32, not torch's.
+    # The share that is expected, in NumPy's float32.
     w, g = weights.numpy(), gradient.numpy().astype(np.float64)
     for rho in (1e-8, 1e-7, 1e-6):
         eps = (rho * g / np.sqrt((g**2).sum())).astype(np.float32)

@@ -12,7 +12,7 @@ from igm_book.exercises import require
 
 def exercise_1(cut):
     """A part of a spectrogram by seconds and Hz."""
-    # An entry says where it stands: row, column.
+    # Each entry holds its own place: 10,000 times the row, plus the column.
     places = np.stack(np.meshgrid(np.arange(257), np.arange(1003), indexing="ij"), -1)
     x = 10_000.0 * places[..., 0] + places[..., 1]
     before = x.copy()

@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from igm_book.exercises import require
 
-RAN: list[int] = []  # a line of the first check would run, and add to it
+RAN: list[int] = []  # grows where an answer runs the code that exercise_1 puts into a line
 
 
 def exercise_1(read_rows):

@@ -119,7 +119,7 @@ def exercise_3(per_tensor):
 
 
 def exercise_4(survivors):
-    """Holm's correction, against the closed test of Bonferroni's, which it is a short cut for."""
+    """Holm's correction, checked against the closed test of Bonferroni's rule, which has the same result."""
     rng = np.random.default_rng(4)
     cases = [dict(zip("abcde", rng.beta(0.3, 3, size=5))) for _ in range(30)]
     cases += [{"a": 0.012, "b": 0.02, "c": 0.04}, {"a": 0.03, "b": 0.04}, {"a": 0.04}]
