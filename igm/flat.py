@@ -61,9 +61,8 @@ class FeatureCovariance:
         self.layers = dict(layers)
         self.statistic = statistic
         self.center = center
-        self._outer: dict[str, Tensor] = {}  # sum of z z^T, (d, d)
-        self._sum: dict[str, Tensor] = {}  # sum of z, (d,)
-        self._count: dict[str, int] = {}  # how many z
+        # layer -> the sums of z z^T, (d, d), of z, (d,), and of 1, (1,), in float64
+        self._sums: dict[str, list[Tensor]] = {}
         self._handles: list = []
 
     def __enter__(self) -> Self:
@@ -84,64 +83,57 @@ class FeatureCovariance:
     def matrices(self) -> dict[str, Tensor]:
         """name -> (d, d) moment in float64; a layer that saw no input is left out."""
         if not self.center:
-            return dict(self._outer)
+            return {name: outer for name, (outer, _, _) in self._sums.items()}
         return {
-            name: outer - torch.outer(self._sum[name], self._sum[name]) / self._count[name]
-            for name, outer in self._outer.items()
+            name: outer - torch.outer(z, z) / count
+            for name, (outer, z, count) in self._sums.items()
         }
 
     def add(self, other: Self) -> None:
         """Adds the sums of another collection, as if its inputs had passed here (Algorithm 1, over rounds)."""
-        for name in other._outer:
-            self._start(name, self.layers[name])
-            self._outer[name] += other._outer[name].to(self._outer[name])
-            self._sum[name] += other._sum[name].to(self._sum[name])
-            self._count[name] += other._count[name]
+        for name, theirs in other._sums.items():
+            for mine, more in zip(self._of(name), theirs):
+                mine += more.to(mine)
 
     def reduce(self, total: Callable[[Tensor], Tensor]) -> None:
         """Replaces every sum by ``total`` of it: the sum over the processes that saw parts of the data.
 
         Every process must call it, also one that saw no batch.
         """
-        for name, layer in self.layers.items():
-            self._start(name, layer)
-            count = total(self._outer[name].new_tensor([float(self._count[name])]))
-            self._outer[name] = total(self._outer[name])
-            self._sum[name] = total(self._sum[name])
-            self._count[name] = int(count)
-            if not self._count[name]:  # nobody saw an input
-                del self._outer[name], self._sum[name], self._count[name]
+        for name in self.layers:
+            self._sums[name] = [total(x) for x in self._of(name)]
+            if not self._sums[name][-1]:  # no process saw an input
+                del self._sums[name]
 
-    def state_dict(self) -> dict[str, dict]:
-        """The sums, to go on from another day."""
-        return {"outer": dict(self._outer), "sum": dict(self._sum), "count": dict(self._count)}
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """The sums by layer, to go on from another day."""
+        return {name: list(sums) for name, sums in self._sums.items()}
 
-    def load_state_dict(self, state_dict: Mapping[str, dict]) -> None:
-        self._outer, self._sum, self._count = (
-            dict(state_dict[key]) for key in ("outer", "sum", "count")
-        )
+    def load_state_dict(self, state_dict: Mapping[str, list[Tensor]]) -> None:
+        self._sums = {name: [x.clone() for x in sums] for name, sums in state_dict.items()}
 
-    def _start(self, name: str, layer: nn.Module) -> None:
-        """Zero sums, in float64, for a layer that has none yet."""
-        if name in self._outer:
-            return
-        d = layer.weight[0].numel()
-        device = float64_device(layer)
-        self._outer[name] = torch.zeros(d, d, dtype=torch.float64, device=device)
-        self._sum[name] = torch.zeros(d, dtype=torch.float64, device=device)
-        self._count[name] = 0
+    def _of(self, name: str) -> list[Tensor]:
+        """The sums of a layer, at first zero."""
+        if name not in self._sums:
+            layer = self.layers[name]
+            d, place = layer.weight[0].numel(), float64_device(layer)
+            zeros = [
+                torch.zeros(*n, dtype=torch.float64, device=place) for n in ((d, d), (d,), (1,))
+            ]
+            self._sums[name] = zeros
+        return self._sums[name]
 
     @torch.no_grad()
     def _add(self, name: str, layer: nn.Module, z: Tensor) -> None:
-        self._start(name, layer)
-        z = z.detach().to(self._outer[name])  # float64, and the sums' device
+        outer, total, count = self._of(name)
+        z = z.detach().to(outer)  # float64, and the sums' device
         if self.statistic == "batch-mean":
             z = z.flatten(0, -2).mean(0) if isinstance(layer, nn.Linear) else z.mean(0)
             z = z.unsqueeze(0)  # one row, (1, ...): the batch's mean input
         rows = _rows(layer, z)  # (rows, d)
-        self._outer[name].addmm_(rows.T, rows)  # Eq. 2
-        self._sum[name] += rows.sum(0)
-        self._count[name] += len(rows)
+        outer.addmm_(rows.T, rows)  # Eq. 2
+        total += rows.sum(0)
+        count += len(rows)
 
 
 def modification_matrix(covariance: Tensor, tau: float = 0.4) -> Tensor:

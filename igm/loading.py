@@ -146,7 +146,7 @@ def _load(
                 for batch in read
             ]
     finally:
-        if workers:  # else they live on as long as somebody holds the error's traceback
+        if workers:  # else they live until the traceback of an error is freed
             stream._shutdown_workers()
 
 

@@ -37,7 +37,7 @@ from igm.settings import Settings
 VERSION = "0.1.0"  # of igm
 RECORD, METRICS, WEIGHTS = "run.json", "metrics.csv", "model.safetensors"
 CHECKPOINT = "checkpoint.pt"
-# What of a record a run found out, and where. The rest says how it was made: settings, sizes, and notes on the data.
+# The entries of a record that a run found out. The others say how it was made: settings, sizes, notes on the data.
 FINDINGS = ("status", "best_epoch", "why", "results", "history")
 FINDINGS += ("wall_seconds", "device", "versions", "commit")
 
@@ -186,7 +186,7 @@ def check_same(folder: Path, record: Mapping, now: Mapping, but: Sequence[str]) 
     Args:
         but: settings that may differ.
     """
-    now = json.loads(json.dumps(now))  # as it comes back from a file: a tuple is a list
+    now = json.loads(json.dumps(now))  # as a file gives it back: tuples become lists
     given, begun = (
         {name: x for name, x in r.items() if name not in FINDINGS} | r["settings"]
         for r in (now, record)
@@ -212,7 +212,7 @@ def load_checkpoint(folder: Path) -> dict | None:
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
-    with open(path, "rb") as file:  # what fails here is not the file's fault
+    with open(path, "rb") as file:  # an error here says nothing about the content
         try:
             # torch.load does not look at the checksums.
             if zipfile.ZipFile(file).testzip() is not None:

@@ -171,7 +171,7 @@ def _hold(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor]) -> None
 def _replayed_generators(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Afterwards torch's generators stand where they stood before, on the CPU and on the parameters' devices."""
     kinds = {p.device.type for p in parameters}
-    mps = torch.mps.get_rng_state() if "mps" in kinds else None  # which fork_rng does not know
+    mps = torch.mps.get_rng_state() if "mps" in kinds else None  # fork_rng leaves MPS out
     with torch.random.fork_rng(devices={p.device for p in parameters if p.device.type == "cuda"}):
         yield
     if mps is not None:

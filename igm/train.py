@@ -244,7 +244,7 @@ class Training:
             return
         split = "test" if settings.select == "test" else "valid"
         score = row[_entry(split, settings.score)]["fused"]
-        if not score > self.best_score:  # nor where it is NaN
+        if not score > self.best_score:  # also where it is NaN
             return
         self.best_score = score
         self.best = deepcopy(run.model.state_dict())
@@ -280,7 +280,7 @@ class Training:
 
     def open(self, folder: Path, resume: bool) -> None:
         """Begins the run in a new folder, or takes up the one that is there."""
-        there = self.devices.gather([folder.exists()])[0]  # the first process's word for all
+        there = self.devices.gather([folder.exists()])[0]  # all go by what the first one sees
         if resume and there:
             self.resume(folder)
         elif self.devices.main:

@@ -137,19 +137,6 @@ def times_of(folder):
     return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.suffix in (".wav", ".jpg")}
 
 
-def test_a_second_run_makes_nothing_again_and_a_lost_file_comes_back(raw, tmp_path):
-    out = tmp_path / "out"
-    run(raw, out)
-    before, files = times_of(out), tree(out)
-    lost = out / "AudioWAV" / f"{STEM}.wav"
-    lost.unlink()
-    shutil.rmtree(out / "Image-01-FPS" / "1001_DFA_NEU_XX")
-    run(raw, out)
-    assert tree(out) == files
-    again = {name for name, stamp in times_of(out).items() if before[name] != stamp}
-    assert len(again) == 6  # two clips, of a sound and two frames each
-
-
 def test_a_source_that_changed_is_prepared_again(raw, tmp_path):
     run(raw, tmp_path / "out")
     path = raw / "AudioWAV" / f"{STEM}.wav"
@@ -406,9 +393,7 @@ def test_missing_lists_say_where_they_are(raw, tmp_path):
     assert run(raw, tmp_path / "out", annotations=str(tmp_path / "lists"))["counts"]["test"]
 
 
-def test_a_raw_folder_that_is_not_there_or_has_no_clips(tmp_path):
-    with pytest.raises(FileNotFoundError, match="raw folder .* is not there"):
-        run(tmp_path / "no", tmp_path / "out")
+def test_a_raw_folder_without_clips_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="AudioWAV is not there: give the clone"):
         run(tmp_path / "empty", tmp_path / "out", split="speakers")
@@ -462,21 +447,19 @@ def test_only_a_full_check_finds_a_change_that_can_still_be_read(root):
 # ---------------------------------------------------------------- loading
 
 
+def test_the_label_is_that_of_the_name(made):
+    dataset = load_dataset("cremad", made, "test", cache=False)
+    assert dataset.classes == ["NEU", "HAP", "SAD", "FEA", "DIS", "ANG"]
+    for item, label in zip(dataset.items, dataset.labels):
+        assert dataset.classes[label] == CLIP_NAME.fullmatch(item.name)[3]
+
+
 def test_the_data_root_can_come_from_the_environment(made, monkeypatch):
     monkeypatch.setenv("IGM_DATA", str(made))
     assert len(load_dataset("cremad", split="test", cache=False)) == 24
     monkeypatch.delenv("IGM_DATA")
     with pytest.raises(FileNotFoundError, match="--data_root.*IGM_DATA.*igm sample cremad"):
         load_dataset("cremad")
-
-
-def test_a_sample_is_what_its_files_hold(made):
-    dataset = load_dataset("cremad", made, "test", cache=False)
-    assert dataset.shapes == {"audio": (1, 257, 188), "video": (1, 3, 224, 224)}
-    assert dataset.modalities == ["audio", "video"]
-    assert dataset.classes == ["NEU", "HAP", "SAD", "FEA", "DIS", "ANG"]
-    for item, label in zip(dataset.items, dataset.labels):
-        assert dataset.classes[label] == CLIP_NAME.fullmatch(item.name)[3]
 
 
 def test_a_valid_split_that_is_there_is_used(made, tmp_path):

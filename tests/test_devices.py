@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_processes import RUNS, run
+from two_processes import RUNS, matrices_of, run
 
 from igm.devices import Devices
 
@@ -34,7 +34,8 @@ def test_two_processes_give_the_run_of_one(ranks, name):
         assert found["losses"] == pytest.approx(losses, rel=1e-5)
         for parameter, value in alone.model.state_dict().items():
             assert torch.allclose(found["weights"][parameter], value, atol=1e-5), parameter
-        matrices = getattr(alone.method, "matrices", {})
+        matrices = matrices_of(alone)
+        assert bool(matrices) is (alone.settings.method == "igm")
         assert found["matrices"].keys() == matrices.keys()
         for modality, layers in matrices.items():
             assert found["matrices"][modality].keys() == layers.keys()
@@ -115,3 +116,14 @@ def test_auto_takes_the_gpu_where_there_is_one():
 def test_an_unusable_device_is_named():
     with pytest.raises(ValueError, match="device 'tpu' cannot be used: give cpu, or auto"):
         Devices("tpu")
+
+
+def test_the_buffers_of_all_processes_are_averaged(monkeypatch):
+    devices, norm = Devices("cpu", "no"), torch.nn.BatchNorm1d(3)
+    devices.state, devices.processes = object(), 2
+    monkeypatch.setattr(devices, "total", lambda mine: mine + (mine + 4))  # another has 4 more
+    norm.running_mean[:] = torch.tensor([0.0, 1.0, 2.0])
+    devices.average_buffers(norm)
+    assert norm.running_mean.tolist() == [2.0, 3.0, 4.0]
+    assert norm.running_var.tolist() == [3.0] * 3
+    assert norm.num_batches_tracked == 0  # no floating point: it is the same everywhere

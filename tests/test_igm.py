@@ -579,6 +579,18 @@ def test_float16_skips_a_step_that_overflowed(networks, tiny, monkeypatch):
     assert devices.scaler.get_scale() < scale
 
 
+def test_float16_clips_the_gradient_and_not_its_scaled_copy(networks, tiny):
+    model, devices = networks(), Devices("cpu", "fp16")
+    method = make(model, "alternating", devices=devices)
+    (batch,) = batches(tiny["train"], 100, None)
+    base = torch.optim.SGD(model["fou"].parameters(), lr=1.0)
+    step_gradient(method, Stage(("fou",), 1), 100, [batch], SAM(base, rho=0.0), devices)
+    devices.step(base, clip=1e-3)
+    pairs = zip(model["fou"].parameters(), networks()["fou"].parameters())
+    moved = torch.cat([(a - b).flatten() for a, b in pairs]).norm().item()
+    assert moved == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_an_unknown_precision_in_the_environment_is_named(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
     with pytest.raises(ValueError, match="unknown precision 'fp8'"):

@@ -86,6 +86,7 @@ def test_drop_last_leaves_out_a_smaller_batch(dataset):
     assert kept == [10, 10]
     assert [size for size, _ in steps(dataset, 10, 0)] == [10, 10, 3]
     assert [size for size, _ in steps(Numbers(4), 10, 0, drop_last=True)] == [4]  # all there is
+    assert [size for size, _ in steps(Numbers(20), 10, 0, drop_last=True)] == [10, 10]
 
 
 def test_the_global_generator_is_left_alone(dataset):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import igm
-from igm import LateFusion, Unimodal, build_model, load_dataset, paper_head
+from igm import LateFusion, Unimodal, build_model, load_dataset, modification_matrix, paper_head
 
 VIEWS = ("fou", "kar")
 # Name -> settings, and those that a single process needs for the same run.
@@ -41,13 +41,21 @@ def run(name: str, alone: bool, out: Path | None = None) -> igm.Run:
     return igm.train(model, data, device="cpu", progress=False, out=out, **settings)
 
 
+def matrices_of(run: igm.Run) -> dict:
+    """T of every modality that has moments: modality -> layer -> (d, d)."""
+    tau = getattr(run.settings, "tau", 0.0)
+    return {
+        j: {name: modification_matrix(Y, tau) for name, Y in covariance.matrices.items()}
+        for j, covariance in getattr(run.method, "covariances", {}).items()
+    }
+
+
 def outcome(run: igm.Run) -> dict:
-    matrices = getattr(run.method, "matrices", {})
     return {
         "losses": [row["loss"] for row in run.history],
         "results": run.results,
         "weights": run.model.state_dict(),
-        "matrices": matrices,
+        "matrices": matrices_of(run),
     }
 
 

@@ -20,9 +20,9 @@ from igm.analysis.intervals import points
 from igm.runs import FINDINGS, RECORD, read_record
 from igm.settings import ON_A_MACHINE
 
-# The notes that are not on the data but on the networks.
+# Notes about the networks; all other notes are about the data.
 MODEL_NOTES = ("model", "network", "shared_head")
-# What tells no two runs apart. Another precision does: it is another arithmetic.
+# Options that do not make two runs different. The precision does, since it changes the arithmetic.
 ALIKE = ("seed", *(name for name in ON_A_MACHINE if name != "precision"))
 
 
@@ -178,7 +178,7 @@ def _equal(runs: Sequence[_Run], but: str | None = None) -> list[list[_Run]]:
     """Runs whose options are equal, ``but`` for one."""
     groups: list[tuple[dict, list[_Run]]] = []
     for run in runs:
-        # None is as good as not there.
+        # An option that is None counts as absent.
         own = {name: x for name, x in run.options.items() if name != but and x is not None}
         for options, members in groups:
             if options == own:  # 20 and 20.0 are one tau

@@ -328,9 +328,9 @@ def _schedule(keys: _Keys, data: _DataSet, longest: int) -> dict:
             f"{values['patience']} lowers the rate to a tenth after epoch {epochs} of a stage: the "
             "authors' schedule moves on before each epoch",
         )
-        if values.get("lr_factor") == 0.1:  # which it is there, whatever the key says
+        if values.get("lr_factor") == 0.1:  # the authors' factor, whatever the key says
             read.add("lr_factor")
-    if kind == "plateau" and values.get("patience") == 5:  # which it is here
+    if kind == "plateau" and values.get("patience") == 5:  # the only patience that there is here
         read.add("patience")
     if "warmup_epoch" in read and (w := values.get("warmup_epoch")):
         found["warmup"] = w

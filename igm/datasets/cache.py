@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
 log = logging.getLogger("igm")
 
@@ -73,7 +74,7 @@ class Cache:
     def _read(self, entry: str) -> np.ndarray | None:
         """The array of a file, or None where there is none, or a damaged one.
 
-        ``np.load`` would do the same; without its checks a small array is there in two thirds of the time.
+        ``np.load`` would do; without its many checks a pass over small files takes a tenth less time.
         """
         try:
             with open(entry, "rb", buffering=0) as file:
@@ -92,10 +93,13 @@ class Cache:
             return None
 
     def _store(self, entry: Path, array: np.ndarray) -> None:
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        content = buffer.getbuffer()
-        if not self._take(len(content) + 4):
+        header = io.BytesIO()
+        npy.write_array_header_1_0(header, npy.header_data_from_array_1_0(array))
+        header = header.getvalue()
+        # np.save would copy the values first
+        values = memoryview(array).cast("B") if array.size else b""
+        checksum = zlib.crc32(values, zlib.crc32(header)).to_bytes(4, "little")
+        if not self._take(len(header) + array.nbytes + len(checksum)):
             self._stop(
                 f"the cache {self.folder} has reached its limit of {self.limit / 1e9:.0f} GB: what is "
                 "not in it is decoded each time"
@@ -105,8 +109,7 @@ class Cache:
         partial = entry.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
         try:
             with open(partial, "wb") as file:
-                file.write(content)
-                file.write(zlib.crc32(content).to_bytes(4, "little"))
+                file.writelines((header, values, checksum))
             os.replace(partial, entry)
         except OSError:
             partial.unlink(missing_ok=True)

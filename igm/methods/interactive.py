@@ -152,7 +152,7 @@ class Interactive(Alternating):
     def end_stage(self, stage: Stage, batches: Iterable[Batch]) -> None:
         (j,) = stage.modalities
         if j not in self.sources.values():
-            return  # nobody asks for its T
+            return  # no gradient uses its T
         covariance = self._covariance(j)
         network = self.model[j].eval()
         with covariance:
