@@ -40,6 +40,8 @@ small networks, where Python's share is largest, and run on one thread: on two t
 
 The clips have the form of CREMA-D: 2.5 s of sound at 16 kHz, a frame of 480 x 360, augmented as in training. Both
 sides read in one process; ours takes as many threads as there are cores, as it does in ``train`` without workers.
+On ext4 making a file takes up to a millisecond in the minute after many files were deleted, e.g. by the tests:
+``reader_first_epoch``, which makes one for each entry of the cache, then falls below 1.
 
 Peak memory is what a fresh process adds to what it held before it built the networks: on a GPU what torch allocates,
 else the resident set (Linux only), which counts the pages of torch's own code, too. On a GPU all but bf16_cpu is
