@@ -152,8 +152,13 @@ def new_folder(folder: str | Path, record: Mapping) -> Path:
 def write_metrics(path: Path, history: Sequence[Mapping]) -> None:
     """The history as a table; an entry that is a dict by prediction gives a column each, such as "valid fused"."""
 
+    rows = []
+    for row in history:
+        nested = {key: value for key, value in row.items() if isinstance(value, Mapping)}
+        columns = {f"{key} {name}": x for key, by in nested.items() for name, x in by.items()}
+        rows.append({key: x for key, x in row.items() if key not in nested} | columns)
+
     def save(name: str) -> None:
-        rows = [dict(_columns(row)) for row in history]
         with open(name, "w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, list(rows[0]))
             table.writeheader()
@@ -288,11 +293,3 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _columns(row: Mapping):
-    for key, value in row.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key} {name}", entry) for name, entry in value.items())
-        else:
-            yield key, value
