@@ -9,7 +9,7 @@ import pytest
 METHODS = ("gm", "sam", "released", "released_exact", "igm", "paper")
 NAMES = {
     *[f"{group}_{method}" for group in ("step", "digits_step") for method in METHODS],
-    *["matrices_over_pass", "matrices_extra_seconds", "eigh_over_svd"],
+    *["import_igm", "matrices_over_pass", "matrices_extra_seconds", "eigh_over_svd"],
     *["surface_speedup", "surface_speedup_memory", "digits_epoch", "digits_epoch_saved"],
     *["modalities_r2", *(f"modalities_cost_{m}" for m in (2, 3, 4, 5))],
     *["samples_r2", "samples_cost_8", "memory_samples", "memory_step", "bf16_cpu"],
