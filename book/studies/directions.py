@@ -67,6 +67,11 @@ def inner(a, b) -> float:
     return sum((a[name] * b[name]).sum() for name in a).item()
 
 
+def summed(covariance) -> dict:
+    """layer -> the sum of its inputs, (d,)."""
+    return {name: total for name, (_, total, _) in covariance.state_dict().items()}
+
+
 def run(condition: str, seed: int) -> dict[str, float]:
     options, image_epochs = MOMENTS[condition]
     data = digits(SETTINGS, seed)
@@ -75,10 +80,10 @@ def run(condition: str, seed: int) -> dict[str, float]:
     audio, image = model["audio"], model["image"]
     train_on("audio", SETTINGS["train"]["epochs"], model, data, seed)
     moments = head_inputs(audio, inputs["audio"], **options).matrices
-    audio_means = head_inputs(audio, inputs["audio"]).state_dict()["sum"]
+    audio_means = summed(head_inputs(audio, inputs["audio"]))
     if image_epochs:
         train_on("image", image_epochs, model, data, seed)
-    own_means = head_inputs(image, inputs["image"]).state_dict()["sum"]
+    own_means = summed(head_inputs(image, inputs["image"]))
     batch = next(batches(data["train"], 256, seed))
     g = gradient_of(image, batch["image"], batch["label"])
 
