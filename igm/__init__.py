@@ -2,24 +2,24 @@
 
 The core, in the order in which it reads; a module imports only from those above it:
 
-    flat.py        Eqs. 2-5: moments of features, the matrix T, applying it to gradients
+    flat.py        Eqs. 2-5: moments, the matrix T, T times a gradient
     sam.py         Eqs. 6-8: sharpness-aware minimisation as an optimiser
-    models.py      encoder + head = Unimodal; LateFusion and Concatenation of several; fusion of predictions
+    models.py      encoder + head = Unimodal; several together; fusion
     settings.py    what can be set for every method
     optimizer.py   Eq. 9: the optimiser IGM, which joins T and SAM
     seeds.py       random numbers that depend on what they are for
     loading.py     batches of a data set
     metrics.py     predictions and their scores
     devices.py     one CPU or GPU, or several processes
-    methods/       a file a method: unimodal, joint, alternating, and igm (interactive.py, Algorithm 1)
-    runs.py        the files of a run
-    train.py       training: an epoch, a step, the end of a stage, a checkpoint
+    methods/       unimodal, joint, alternating, interactive (Algorithm 1)
+    runs.py        a run, its record and its files
+    train.py       training: an epoch, a step, a stage, a checkpoint
 
 Its neighbours import the core and are never imported by it:
 
     rivals/        the competitors: OGM-GE, MLA
     analysis/      loss landscapes, imbalance, controls, comparison of runs
-    datasets/      reading, preparing, checking and sampling data, a file a data set
+    datasets/      reading, preparing, checking data; a file a data set
     encoders/      small networks, and those of the paper's data sets
     cli/           the command line, a file a command
 

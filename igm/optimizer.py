@@ -80,13 +80,13 @@ class IGM(SAM):
         }
 
     def gradient(self, closure: Callable[[], Tensor]) -> Tensor:
-        """Leaves T grad L(theta + eps*) in ``.grad`` and does not step. Returns the loss at theta."""
+        """T grad L(theta + eps*) into ``.grad``; returns the loss at theta."""
         loss = super().gradient(closure)  # Eqs. 7 and 8
         self.modify()
         return loss
 
     def modify(self) -> None:
-        """grad_W <- T grad_W for each layer that has a matrix (Eqs. 5 and 9)."""
+        """grad_W <- T grad_W, layer by layer (Eqs. 5 and 9)."""
         modify_gradients(self.layers, self.matrices)
 
     def state_dict(self) -> dict:

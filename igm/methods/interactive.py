@@ -132,7 +132,10 @@ class Interactive(Alternating):
         optimizer.protect(self.protected(j))
 
     def protected(self, j: str) -> Mapping[str, Tensor]:
-        """The moments, layer -> (d, d), of what the gradient of modality j must leave alone: those of its source."""
+        """What j's gradient must leave alone: the moments of its source.
+
+        layer -> (d, d); empty where the source has none yet.
+        """
         covariance = self.covariances.get(self.sources.get(j))
         return covariance.matrices if covariance else {}
 
