@@ -118,7 +118,7 @@ class Run:
     def record(self) -> dict:
         """Everything but the weights, ready for JSON."""
         made = {"versions": versions(), "commit": commit()}
-        found = {name: made.get(name, getattr(self, name, None)) for name in FINDINGS}
+        found = {name: made[name] if name in made else getattr(self, name) for name in FINDINGS}
         return found | {"settings": asdict(self.settings), "sizes": self.sizes}
 
 

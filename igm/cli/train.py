@@ -23,11 +23,11 @@ DEFAULT = "igm"  # the method
 def add_arguments(parser: Parser, words: Sequence[str] = ()) -> None:
     """The options, with the defaults that are in force for the --method and the --variant among ``words``."""
     method, variant = _chosen(words)
-    settings, defaults = find_method(method).Settings, NOTES
+    settings = find_method(method).Settings
     add = parser.add_argument
     config = add("--config", action=Config, help="a JSON file with any of these options")
     config.elsewhere = _elsewhere(settings)
-    add("--data", default=defaults["data"], help=f"data set: {', '.join(DATASETS)}")
+    add("--data", default=NOTES["data"], help=f"data set: {', '.join(DATASETS)}")
     add(
         "--data_root",
         type=str | None,
@@ -37,14 +37,16 @@ def add_arguments(parser: Parser, words: Sequence[str] = ()) -> None:
     add("--samples", type=int | None, help="train on this many samples")
     noise = 'noise level by modality, e.g. {"image": 1.5}'
     add("--noise", type=dict[str, float] | None, help=noise)
-    add("--data_seed", type=int, default=0, help="of the pairs, the noise, the augmentation")
+    seed = "of the pairs, the noise, the augmentation"
+    add("--data_seed", type=int, default=NOTES["data_seed"], help=seed)
     reading = "how the data is read, e.g. --reading.frames 3; the options of each data set are in igm/datasets"
     add("--reading", type=dict[str, Any] | None, help=reading)
     cache = "keep decoded files beside the data; --no-cache for false"
-    add("--cache", type=bool, default=defaults["cache"], help=cache)
-    add("--shared_head", type=bool, default=False, help="one head for all modalities")
+    add("--cache", type=bool, default=NOTES["cache"], help=cache)
+    shared = "one head for all modalities"
+    add("--shared_head", type=bool, default=NOTES["shared_head"], help=shared)
     model = "late: a head for each modality; concat: one over all features"
-    add("--model", default=defaults["model"], help=model)
+    add("--model", default=NOTES["model"], help=model)
     network = "options of the encoders, e.g. --network.size tiny; see igm/encoders"
     add("--network", type=dict[str, Any] | None, help=network)
     out = "a new folder for the run; by default runs/DATA-METHOD-seedN"
