@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from igm import LateFusion, Unimodal, modification_matrix, paper_head, train
 from igm.loading import batches
-from igm.methods import METHODS, Alternating, Interactive, Joint, Stage, find_method
+from igm.methods import METHODS, Alternating, Interactive, Joint, Stage, find_method, method_names
 
 ALTERNATING = ["alternating", "igm"]
 
@@ -79,6 +79,7 @@ def test_joint_training_takes_all_modalities_of_the_model(networks, fusion):
 def test_find_method():
     assert find_method("igm") is Interactive
     assert find_method(Alternating) is Alternating
+    assert method_names() == ["unimodal", "joint", "alternating", "igm", "mla", "ogm"]
     with pytest.raises(ValueError, match="unknown method 'pmr': use one of unimodal, joint"):
         find_method("pmr")
 

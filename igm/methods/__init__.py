@@ -22,7 +22,9 @@ METHODS: dict[str, type[Method]] = {
 
 def method_names() -> list[str]:
     """The names of all methods: those here, then those that installed packages declare."""
-    return list(dict.fromkeys([*METHODS, *entry_points(group="igm.methods").names]))
+    # The names come as a set, whose order changes from one start of Python to the next.
+    declared = sorted(entry_points(group="igm.methods").names)
+    return list(dict.fromkeys([*METHODS, *declared]))
 
 
 def find_method(method: str | type[Method]) -> type[Method]:
