@@ -3,7 +3,7 @@
     python data/make.py digits|mfeat|emoji|all [--out DIR]
 
 Python packages (the versions that made the shipped files are in data/README.md):
-    pip install numpy tqdm librosa soundfile mlxtend pillow fonttools
+    pip install numpy tqdm librosa soundfile mlxtend pillow fonttools, and this repository: pip install .
 Programs: espeak-ng 1.51 (digits), pip (mfeat), apt-get and dpkg-deb (emoji: nothing is installed,
 two Debian packages are downloaded and unpacked in a temporary folder).
 
@@ -23,6 +23,9 @@ from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
+
+from igm.datasets import spoken_digits
+from igm.datasets.spoken_digits import BANDS, FLOOR, FRAMES, RATE
 
 PACKAGES = "numpy tqdm librosa soundfile mlxtend pillow fonttools"
 SEED = 2026
@@ -144,11 +147,6 @@ WAV_CLIPS = [(0, digit, 0) for digit in range(10)] + [  # (speaker, digit, take)
     (SPEAKERS.index("en-gb-x-gbcwmd+grandma"), 0, 2),
 ]
 
-RATE = 8000  # samples a second
-WINDOW, HOP = 512, 256  # 64 ms and 32 ms
-BANDS = FRAMES = 24
-FLOOR = -60.0  # dB below the loudest cell
-
 
 def speaker_split():
     """uint8 (112,): 72 speakers to train, 20 to valid, 20 to test, in a rotating pattern.
@@ -204,31 +202,8 @@ def speak(speaker, digit, take):
 
 
 def log_mel(wave):
-    """int16 (n,) at 8 kHz -> uint8 (24, 24): mel band (low to high) by time frame.
-
-    Silence below -35 dB is cut from both ends. The speech is centred in 6400 samples: zeros are
-    added, or both ends are cut if it is longer. 24 frames of 64 ms, one every 32 ms; 24 mel bands
-    from 100 to 4000 Hz. Decibels are relative to the loudest cell: 255 is 0 dB, 0 is -60 dB or
-    less.
-    """
-    import librosa
-
-    speech, _ = librosa.effects.trim(wave / 32768, top_db=35, frame_length=256, hop_length=64)
-    size = WINDOW + (FRAMES - 1) * HOP
-    start = max(0, (len(speech) - size) // 2)
-    speech = librosa.util.pad_center(speech[start : start + size], size=size)
-    power = librosa.feature.melspectrogram(
-        y=speech,
-        sr=RATE,
-        n_fft=WINDOW,
-        hop_length=HOP,
-        center=False,
-        n_mels=BANDS,
-        fmin=100,
-        fmax=RATE / 2,
-    )
-    decibels = librosa.power_to_db(power, ref=np.max, amin=1e-20, top_db=-FLOOR)
-    return np.round((decibels - FLOOR) / -FLOOR * 255).astype(np.uint8)
+    """int16 (n,) at 8 kHz -> uint8 (24, 24): the spectrogram that igm makes of recordings of people, too."""
+    return spoken_digits.log_mel(wave / 32768)
 
 
 def write_wav(path, wave):

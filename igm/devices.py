@@ -28,15 +28,22 @@ class Devices:
         precision: no, bf16 or fp16; None takes what ``accelerate launch --mixed_precision`` says.
 
     Raises:
-        ValueError: the device cannot be used, or not with this precision.
+        ValueError: the device cannot be used, or not with this precision, or the other processes not be found.
     """
 
     def __init__(self, name: str = "auto", precision: str | None = None):
         self.state, self.rank, self.processes = None, 0, 1
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if (size := os.environ.get("WORLD_SIZE", "1")) != "1":
             from accelerate import PartialState  # takes a second to load
 
-            self.state = PartialState(cpu=name == "cpu" or not torch.cuda.is_available())
+            try:
+                self.state = PartialState(cpu=name == "cpu" or not torch.cuda.is_available())
+            except (ValueError, KeyError) as error:
+                PartialState._reset_state()  # else its next one would be half of this one
+                raise ValueError(
+                    f"WORLD_SIZE is {size}, as a launcher of several processes sets it, but it did not "
+                    f"set all that they need ({error}): start with torchrun, or unset WORLD_SIZE"
+                ) from error
             self.rank, self.processes = self.state.process_index, self.state.num_processes
         self.device = self._device(name)
         # Where this process's batches go, and which part of the data it takes.
@@ -97,7 +104,7 @@ class Devices:
         if self.state is None:
             return
         given = torch.tensor([float(p.grad is not None) for p in parameters], device=self.device)
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in parameters]
         message = self.total(torch.cat([given, *(g.flatten() for g in grads)]))
         given, *parts = message.split([len(grads), *(g.numel() for g in grads)])
         for p, part, anywhere in zip(parameters, parts, given.tolist()):

@@ -6,7 +6,7 @@ data set for one pass, which then need not read the other modalities; inside ``f
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 
@@ -24,12 +24,14 @@ def batches(
     seed: int | None,
     device: torch.device | str = "cpu",
     part: tuple[int, int] = (0, 1),
+    drop_last: bool = False,
     **read,
 ) -> Iterator[dict[str, Tensor]]:
     """The batches of one pass, in an order drawn from ``seed``, or in the data's own order for None.
 
     Args:
         part: (r, P) for every P-th batch from the r-th on: what process r of P takes.
+        drop_last: leave out a last batch that is smaller, unless it is the only one.
         read: ``workers``, the processes that read files beside this one, by default 0; what they read does not depend
             on their number. ``modalities``, those that are needed, by default all.
 
@@ -37,7 +39,7 @@ def batches(
         modality -> (n, ...), "label" -> (n,), "index" -> (n,), on the device.
     """
     rank, processes = part
-    mine = [[rows] for rows in _cut(len(dataset), batch_size)[rank::processes]]
+    mine = [[rows] for rows in _cut(len(dataset), batch_size, drop_last)[rank::processes]]
     for (batch,) in _load(dataset, mine, seed, device, **read):
         yield batch
 
@@ -57,16 +59,13 @@ def steps(
     Args:
         part: (r, P): of P shares of a batch, of nearly equal size, the r-th is this process's.
         shards: the parts of that share.
-        drop_last: leave out a last batch that is smaller.
-        read: as for ``batches``.
+        drop_last, read: as for ``batches``.
 
     Yields:
         the size of the whole batch, and those of this process's shards of it that are not empty.
     """
     rank, processes = part
-    whole = _cut(len(dataset), batch_size)
-    if drop_last and len(whole) > 1 and len(whole[-1]) < batch_size:
-        whole.pop()
+    whole = _cut(len(dataset), batch_size, drop_last)
     plan = []
     for rows in whole:
         n, pieces = len(rows), processes * shards
@@ -74,6 +73,48 @@ def steps(
         mine = [rows[cuts[i] : cuts[i + 1]] for i in range(rank * shards, (rank + 1) * shards)]
         plan.append([shard for shard in mine if shard])
     yield from zip(map(len, whole), _load(dataset, plan, seed, device, **read))
+
+
+def check_splits(data: Mapping[str, Dataset], modalities: Sequence[str]) -> None:
+    """Looks for what could be trained on or scored in silence, as far as no file has to be read.
+
+    A data set may have ``labels``, (n,), ``classes``, their names, and, where it is in memory, ``inputs``: modality ->
+    (n, ...), or where it is in files ``missing_files(modalities)``.
+
+    Raises:
+        FileNotFoundError: files are not there, which would else be missed when their modality's turn comes.
+        ValueError: a split is empty, a label is no class, or a modality has numbers that are not finite.
+    """
+    for split, dataset in data.items():
+        if not len(dataset):
+            raise ValueError(f"the {split} split is empty: give it samples, or leave it out")
+        labels, classes = getattr(dataset, "labels", None), getattr(dataset, "classes", None)
+        if labels is not None and classes is not None:
+            wrong = sorted(set(torch.as_tensor(labels).tolist()) - set(range(len(classes))))
+            if wrong:
+                raise ValueError(
+                    f"the label {wrong[0]} in the {split} split is no class: there are "
+                    f"{len(classes)}, from 0"
+                )
+        inputs = getattr(dataset, "inputs", {})
+        for name in [name for name in modalities if name in inputs]:
+            x = torch.as_tensor(inputs[name])
+            wrong = (~torch.isfinite(x).flatten(1).all(1)).nonzero().flatten().tolist()
+            if wrong:
+                raise ValueError(
+                    f"{name} has numbers that are not finite in {len(wrong)} samples of the {split} "
+                    f"split, first in row {wrong[0]}: leave these samples out"
+                )
+    missing: dict = {}  # as a set that keeps its order
+    for split, dataset in data.items():
+        if hasattr(dataset, "missing_files"):  # evaluation reads all modalities that the data has
+            wanted = modalities if split == "train" else None
+            missing |= dict.fromkeys(dataset.missing_files(wanted))
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing):,} files or folders of the data are missing or empty, e.g. "
+            f"{', '.join(map(str, [*missing][:3]))}: `igm check` names all of them, `igm prepare` makes them"
+        )
 
 
 def held_out(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
@@ -105,8 +146,10 @@ def _subset(dataset: Dataset, rows: np.ndarray) -> Dataset:
     return subset(rows.tolist()) if subset else Subset(dataset, rows.tolist())
 
 
-def _cut(n: int, batch_size: int) -> list[range]:
+def _cut(n: int, batch_size: int, drop_last: bool) -> list[range]:
     """The places in the order that belong to each batch."""
+    if drop_last and n > batch_size:
+        n -= n % batch_size
     return [range(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
 
 
@@ -155,10 +198,12 @@ def _plain_errors(workers: int) -> Iterator[None]:
     """An error in a worker comes with the trace of the worker in its text: only its last line stays."""
     try:
         yield
-    except (ValueError, OSError, RuntimeError) as error:
-        last = str(error).strip().splitlines()[-1]
-        if workers and "Original Traceback" in str(error) and "Unreadable: " in last:
-            raise ValueError(last.split("Unreadable: ", 1)[1]) from error
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if workers and "Original Traceback" in str(error):
+            # One of another constructor, such as Unreadable, comes as a RuntimeError.
+            kind, _, text = str(error).strip().splitlines()[-1].partition(": ")
+            plain = ValueError if kind.endswith("Unreadable") else type(error)
+            raise plain(text or kind) from error
         if workers and isinstance(error, RuntimeError) and "exited unexpectedly" in str(error):
             raise OSError(
                 "a process that reads the data died, perhaps for want of memory: try fewer workers, or 0"

@@ -5,12 +5,12 @@ logits of c classes. `Unimodal` is one such pair, `LateFusion` holds one pair a 
 usual joint network: all features side by side into one head.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-FUSIONS = ("mean", "entropy", "logits")
+FUSIONS = ("mean", "entropy", "logits", "entropy-logits")
 
 
 class Unimodal(nn.Module):
@@ -52,7 +52,7 @@ class Unimodal(nn.Module):
             )
         below = set(names[names.index(scope) :])
         layers = {
-            name: layer
+            name.replace("_orig_mod.", ""): layer  # torch.compile puts that in
             for name, layer in self.named_modules()
             if name in below
             and (isinstance(layer, nn.Linear) or isinstance(layer, nn.Conv2d) and layer.groups == 1)
@@ -94,6 +94,25 @@ class Concatenation(nn.Module):
         return {"fused": self.head(torch.cat(features, dim=1))}
 
 
+def check_outputs(model: nn.Module, classes: Sequence[str] | None) -> None:
+    """``check_width`` for each head that ends in a linear layer, so that nothing has to be computed."""
+    networks = getattr(model, "modalities", None) or {"": model}
+    for network in networks.values():
+        head = getattr(network, "head", None)
+        last = head[-1] if isinstance(head, nn.Sequential) and len(head) else head
+        if isinstance(last, nn.Linear):
+            check_width(last.out_features, classes)
+
+
+def check_width(outputs: int, classes: Sequence[str] | None) -> None:
+    """Raises ValueError: a model has another number of outputs than there are classes, as far as these are known."""
+    if classes and outputs != len(classes):
+        raise ValueError(
+            f"the model has {outputs} outputs and the data {len(classes)} classes: build it for "
+            f"{len(classes)}"
+        )
+
+
 def held_modalities(model: nn.Module) -> list[str]:
     """The names of the modalities that a LateFusion or a Concatenation has networks for."""
     return list(getattr(model, "modalities", None) or getattr(model, "encoders", {}))
@@ -105,14 +124,21 @@ def fuse(logits: Mapping[str, Tensor], weighting: str = "mean") -> Tensor:
     Args:
         logits: modality -> (n, c).
         weighting: ``"mean"`` averages the modalities' probabilities; ``"entropy"`` weights each sample's
-            modalities by exp(largest entropy - own entropy), as MLA does, so the surer one counts more;
-            ``"logits"`` adds the logits before one softmax, which is what a joint loss trains.
+            modalities' probabilities by exp(largest entropy - own entropy), so the surer one counts more;
+            ``"logits"`` adds the logits before one softmax, which is what a joint loss trains; ``"entropy-logits"``
+            adds the logits times the weights by entropy, as MLA's code does.
 
     Returns:
         Probabilities, (n, c).
+
+    Raises:
+        ValueError: an unknown weighting, or logits of different shapes.
     """
     if weighting not in FUSIONS:
         raise ValueError(f"unknown fusion {weighting!r}: use one of {', '.join(FUSIONS)}")
+    if len({z.shape for z in logits.values()}) != 1:
+        shapes = ", ".join(f"{name} {tuple(z.shape)}" for name, z in logits.items())
+        raise ValueError(f"fusion needs logits of one shape, (n, c), and got {shapes or 'none'}")
     stacked = torch.stack(list(logits.values()))  # (m, n, c)
     if weighting == "logits":
         return stacked.sum(0).softmax(-1)
@@ -121,4 +147,7 @@ def fuse(logits: Mapping[str, Tensor], weighting: str = "mean") -> Tensor:
         return p.mean(0)
     entropy = torch.special.entr(p).sum(-1)  # (m, n)
     weights = (entropy.amax(0) - entropy).softmax(0)  # exp(...) scaled to sum to 1, (m, n)
-    return (weights.unsqueeze(-1) * p).sum(0)
+    if weighting == "entropy-logits":
+        return (weights.unsqueeze(-1) * stacked).sum(0).softmax(-1)
+    fused = (weights.unsqueeze(-1) * p).sum(0)
+    return fused / fused.sum(-1, keepdim=True)  # rounded weights may add up to a little more than 1

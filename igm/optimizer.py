@@ -8,6 +8,7 @@ modality's features are, see ``igm.flat``; where there is none yet, T = I. Below
 base optimiser and the schedule of its learning rate.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from igm.flat import FeatureCovariance, modification_matrix, modify_gradients
+from igm.flat import FeatureCovariance, check_weights, modification_matrix, modify_gradients
 from igm.sam import SAM
 from igm.settings import Settings
 
@@ -43,8 +44,12 @@ class IGM(SAM):
     of ``state_dict``.
 
     Raises:
-        ValueError: rho or tau is out of its range, or an unknown norm.
+        ValueError: rho or tau is out of its range, an unknown norm, two layers share a weight, or the optimiser has no
+            layer's weight.
+        TypeError: the base is no optimiser for SAM, or a layer has no weight that T could act on.
     """
+
+    own = (*SAM.own, "layers", "tau", "modification", "matrices")
 
     def __init__(
         self,
@@ -59,6 +64,12 @@ class IGM(SAM):
         if not tau > 0:
             raise ValueError(f"tau must be above 0, got {tau}")
         super().__init__(base_optimizer, rho, adaptive, norm)
+        check_weights(layers)
+        if layers and {layer.weight for layer in layers.values()}.isdisjoint(self.parameters):
+            raise ValueError(
+                f"the optimiser has no weight of the layers {', '.join(layers)}, so T would act on nothing: give "
+                "it their parameters"
+            )
         self.layers = dict(layers)
         self.tau = tau
         self.modification = modification
@@ -70,7 +81,8 @@ class IGM(SAM):
 
         Args:
             covariance: what has collected the moments, or layer -> moment (d, d). One whose layer is not here, or has
-                another number of inputs, is passed over: between different networks T is the identity.
+                another number of inputs, is passed over: between different networks T is the identity. Warns where
+                moments are given and none fits. An empty mapping is for a stage that has nobody to protect yet.
         """
         moments = getattr(covariance, "matrices", covariance)
         self.matrices = {
@@ -78,6 +90,12 @@ class IGM(SAM):
             for name, layer in self.layers.items()
             if name in moments and layer.weight[0].numel() == len(moments[name])
         }
+        if moments and self.layers and not self.matrices:
+            warnings.warn(
+                f"none of the layers {', '.join(self.layers)} has a moment of its name and size, those given are of "
+                f"{', '.join(moments)}: T is the identity, and leaves all gradients as they are",
+                stacklevel=3,  # above no_grad
+            )
 
     def gradient(self, closure: Callable[[], Tensor]) -> Tensor:
         """T grad L(theta + eps*) into ``.grad``; returns the loss at theta."""
@@ -95,9 +113,15 @@ class IGM(SAM):
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
-        self.tau = state_dict["tau"]
+        self.tau = state_dict.get("tau", self.tau)
+        matrices = state_dict.get("matrices", self.matrices)
+        if strange := matrices.keys() - self.layers.keys():
+            raise ValueError(
+                f"the state has matrices of {', '.join(sorted(strange))}, the optimiser has the layers "
+                f"{', '.join(self.layers)}: load what was saved with the same layers"
+            )
         self.matrices = {
-            name: T.to(self.layers[name].weight) for name, T in state_dict["matrices"].items()
+            name: T.to(self.layers[name].weight, copy=True) for name, T in matrices.items()
         }
 
 
@@ -108,7 +132,12 @@ def base_optimizer(parameters: Iterable[nn.Parameter], s: Settings) -> Optimizer
 
 
 def learning_rate_schedule(optimizer: Optimizer, s: Settings, epochs: int) -> LRScheduler:
-    """The learning rate over some epochs, in the first w of a warm-up times (e + 1) / (w + 1)."""
+    """The learning rate over some epochs.
+
+    A warm-up of w epochs multiplies the rate of the e-th, from 1, by (1/3) (1 - e/w) + e/w: by 2/3 and 1 for w = 2. The
+    w-th has all of it, so w = 1 is none. It is the authors' (utils/lr_scheduler.py in njustkmg/IJCAI25-IGM, commit
+    19aa8e5, stepped before each epoch: train_sarcasm.py).
+    """
     if s.schedule == "plateau":
         return ReduceLROnPlateau(optimizer, mode="max", factor=s.lr_factor, patience=5)
     if s.schedule == "cosine":
@@ -117,7 +146,9 @@ def learning_rate_schedule(optimizer: Optimizer, s: Settings, epochs: int) -> LR
         schedule = lr_scheduler.MultiStepLR(optimizer, s.milestones, s.lr_factor)
     else:
         schedule = lr_scheduler.ConstantLR(optimizer, factor=1)
-    if not s.warmup:
+    if s.warmup < 2:
         return schedule
-    rise = lr_scheduler.LinearLR(optimizer, 1 / (s.warmup + 1), 1.0, total_iters=s.warmup)
+    # From its value in the first epoch the formula is a line, to 1 in the w-th.
+    first = 1 / 3 + 2 / (3 * s.warmup)
+    rise = lr_scheduler.LinearLR(optimizer, first, 1.0, total_iters=s.warmup - 1)
     return lr_scheduler.ChainedScheduler([schedule, rise])

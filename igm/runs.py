@@ -11,6 +11,7 @@ numbers and strings only (``weights_only``): a pickle from elsewhere cannot run 
 """
 
 import csv
+import errno
 import glob
 import json
 import os
@@ -74,11 +75,26 @@ def write_json(path: Path, content: Mapping | list) -> None:
     write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
+# What a file system answers that cannot do what it is asked for: CIFS, vboxsf, some FUSE and NFS.
+CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+
+
 def sync(path: Path | str) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Waits until a file, or the names in a folder, are on the disk, where the file system can tell."""
+    folder = os.path.isdir(path)
+    # Windows syncs only what may be written, and opens no folder.
+    how = os.O_RDONLY if folder else os.O_RDWR
+    try:
+        handle = os.open(path, how)
+    except PermissionError:
+        if folder:
+            return
+        raise
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in CANNOT and not (folder and error.errno == errno.EBADF):
+            raise
     finally:
         os.close(handle)
 

@@ -45,7 +45,8 @@ class Settings:
     """Parts in which a process takes its share of a step, one after the other, to save memory. SAM perturbs by the
     gradient of each part."""
     drop_last: bool = False
-    """Leave out the last batch of an epoch where it is smaller than the others."""
+    """Leave out the last batch of an epoch where it is smaller than the others, and of the pass at the end of a stage
+    in which igm and mla look at the features."""
     eval_batch_size: int = 256
     """Samples at once in evaluation; it does not change what is learnt."""
     optimizer: str = "sgd"
@@ -62,12 +63,13 @@ class Settings:
     """Of the learning rate over a modality's epochs. cosine; constant; step: times lr_factor at each milestone;
     plateau: times lr_factor after 5 epochs without a better validation score."""
     milestones: list[int] | None = None
-    """The epochs after which step lowers the learning rate."""
+    """The epochs after which step lowers the learning rate; 0 lowers it from the start."""
     lr_factor: float = 0.1
     """What the learning rate is multiplied with, for step and plateau."""
     warmup: int = 0
-    """Epochs at the start of each schedule, w of them, over which the learning rate rises linearly to lr: it is that
-    of the schedule times 1 / (w + 1), 2 / (w + 1), ... Not with plateau."""
+    """Epochs at the start of each schedule, w of them, over which the learning rate rises linearly: the e-th, from 1,
+    has the rate of the schedule times (1/3) (1 - e/w) + e/w, as in the authors' code. With 2 that is 2/3, then all of
+    it; 0 and 1 are none. Not with plateau."""
     restart: bool = False
     """Begin each stage with a fresh optimiser and schedule, over the stage's epochs."""
     from_best: bool = False
@@ -80,7 +82,7 @@ class Settings:
     rho_norm: str = "all"
     """all: rho is the norm over all parameters (Eq. 7). tensor: each tensor moves by rho."""
     fusion: str = "mean"
-    """Of the modalities' predictions: mean, entropy or logits, see ``igm.fuse``."""
+    """Of the modalities' predictions: mean, entropy, logits or entropy-logits, see ``igm.fuse``."""
     select: str = "best"
     """Keep the weights of the best epoch on the validation split (best), of the last epoch (last), or of the best
     epoch on the test split (test), as the authors' code does. The last of these is no fair estimate, and the run says
@@ -105,10 +107,11 @@ class Settings:
         "select": ("best", "last", "test"),
         "score": ("accuracy", "macro_f1", "map"),
         "precision": ("no", "bf16", "fp16"),
-        **dict.fromkeys(("epochs", "batch_size", "accumulation"), "1 or above"),
-        **dict.fromkeys(("eval_batch_size", "milestones"), "1 or above"),
+        **dict.fromkeys(("epochs", "batch_size", "eval_batch_size"), "1 or above"),
+        "accumulation": "1 or above",
         **dict.fromkeys(("lr", "lr_factor", "clip"), "above 0"),
-        **dict.fromkeys(("momentum", "weight_decay", "rho", "warmup", "workers"), "0 or above"),
+        **dict.fromkeys(("momentum", "weight_decay", "rho", "workers"), "0 or above"),
+        **dict.fromkeys(("milestones", "warmup"), "0 or above"),
         "beta2": "0 or above and below 1",
     }
 
@@ -151,9 +154,16 @@ class Settings:
             raise ValueError("from_best goes with select best or test: give from_best false")
 
 
-def check_options(kind: str, name: str, options: Iterable[str], function: Callable) -> None:
-    """Raises ValueError for an option that a function does not take."""
-    known = [p for p in inspect.signature(function).parameters if p not in ("root", "split")]
+def check_options(
+    kind: str,
+    name: str,
+    options: Iterable[str],
+    function: Callable,
+    decided: Iterable[str] = ("root", "split"),
+) -> None:
+    """Raises ValueError for an option that a function does not take, or whose value is ``decided`` elsewhere."""
+    decided = set(decided)
+    known = [p for p in inspect.signature(function).parameters if p not in decided]
     for option in options:
         if option not in known:
             raise ValueError(

@@ -23,10 +23,10 @@ from torch.utils.data import Dataset
 
 from igm import runs
 from igm.devices import Devices
-from igm.loading import batches, hold_out, steps
+from igm.loading import batches, check_splits, hold_out, steps
 from igm.methods import Method, Stage, find_method
 from igm.metrics import evaluate
-from igm.models import held_modalities
+from igm.models import check_outputs, held_modalities
 from igm.optimizer import base_optimizer, learning_rate_schedule
 from igm.runs import Run
 from igm.sam import SAM
@@ -60,21 +60,22 @@ def train(
         settings: the fields of the method's ``Settings``.
 
     Raises:
-        ValueError: a bad setting, a modality that the data or the model lacks, or settings or data other than
+        ValueError: a bad setting, data that do not fit the model or themselves, or settings or data other than
             those of the run to be resumed.
         FileExistsError: ``out`` is there already; a run is never overwritten.
-        FloatingPointError: the loss became NaN or infinite.
+        FloatingPointError: the loss became NaN or infinite, or a prediction NaN.
         OSError: a file could not be written; the last checkpoint is still good.
     """
     kind = find_method(method)
-    name = method if isinstance(method, str) else kind.__name__
-    settings = kind.Settings.make(method=name, **settings)
+    settings = kind.Settings.make(method=getattr(method, "__name__", method), **settings)
     data = dict(data)
     if "valid" not in data:
         data["train"], data["valid"] = hold_out(data["train"], seed=settings.seed)
     if settings.select == "test" and "test" not in data:
         raise ValueError("select test needs a test split: give one, or select best")
     modalities = _modalities(settings, model, data["train"])
+    check_splits(data, modalities)
+    check_outputs(model, getattr(data["train"], "classes", None))
     devices = Devices(settings.device, settings.precision)
     settings = replace(settings, modalities=modalities, precision=devices.precision)
     devices.same_weights(model.to(devices.device))
@@ -88,8 +89,8 @@ def train(
     return run
 
 
-def _modalities(settings: Settings, model: nn.Module, dataset: Dataset) -> list[str]:
-    there = [name for name in dataset[0] if name not in ("label", "index")]
+def _modalities(settings: Settings, model: nn.Module, data: Dataset) -> list[str]:
+    there = getattr(data, "modalities", None) or [n for n in data[0] if n not in ("label", "index")]
     wanted = settings.modalities or there
     if len(set(wanted)) < len(wanted):
         raise ValueError(f"a modality is named twice in {', '.join(wanted)}: give each one once")
@@ -228,7 +229,11 @@ class Training:
         run.model.eval()
         read = self.devices.share | {"batch_size": s.eval_batch_size, "workers": s.workers}
         data, gather = self.data[split], self.devices.gather
-        return evaluate(run.method.logits, data, s.fusion, gather=gather, **read)
+        try:
+            return evaluate(run.method.logits, data, s.fusion, gather=gather, **read)
+        except FloatingPointError as error:
+            epoch = min(len(run.history) + 1, len(self.plan))
+            raise FloatingPointError(f"{split} split, epoch {epoch}: {error}") from None
 
     def validate(self, row: dict) -> None:
         for split in ["valid", "test"] if self.run.settings.select == "test" else ["valid"]:
@@ -244,10 +249,9 @@ class Training:
             return
         split = "test" if settings.select == "test" else "valid"
         score = row[_entry(split, settings.score)]["fused"]
-        if not score > self.best_score:  # also where it is NaN
+        if score <= self.best_score + 1e-6:  # what is closer differs by rounding: it is a tie
             return
-        self.best_score = score
-        self.best = deepcopy(run.model.state_dict())
+        self.best_score, self.best = score, deepcopy(run.model.state_dict())
         run.best_epoch = len(run.history)
         run.why = (
             f"the highest fused {settings.score} on the {split} split, {score:.4f}, first in epoch "
@@ -255,10 +259,10 @@ class Training:
         )
 
     def end_stage(self, stage: Stage) -> None:
-        s = self.run.settings
+        s, read = self.run.settings, self.devices.share | {"modalities": stage.modalities}
         if s.from_best and self.best:  # the next stage goes on from here, and T is taken here
             self.run.model.load_state_dict(self.best)
-        read = self.devices.share | {"workers": s.workers, "modalities": stage.modalities}
+        read |= {"workers": s.workers, "drop_last": s.drop_last}
         self.run.method.end_stage(stage, batches(self.data["train"], s.batch_size, None, **read))
 
     def finish(self) -> None:
@@ -280,8 +284,7 @@ class Training:
 
     def open(self, folder: Path, resume: bool) -> None:
         """Begins the run in a new folder, or takes up the one that is there."""
-        there = self.devices.gather([folder.exists()])[0]  # all go by what the first one sees
-        if resume and there:
+        if resume and self.devices.gather([folder.exists()])[0]:  # all do as the first one sees it
             self.resume(folder)
         elif self.devices.main:
             runs.new_folder(folder, self.notes | self.run.record())

@@ -1,7 +1,12 @@
 """What several test files need: small data and the networks for it."""
 
+import os
+import time
+from contextlib import nullcontext
+
 import pytest
 import torch
+from rounding import asked_for
 
 from igm import build_model, load_dataset
 
@@ -10,10 +15,23 @@ pytest_plugins = ("prepared",)
 VIEWS = ("fou", "kar")
 
 
+def pytest_runtest_setup():
+    """What has not begun at the time TESTS_END is left out, and counted: see tools/elsewhere.py."""
+    if time.time() > float(os.environ.get("TESTS_END", "inf")):
+        pytest.skip("no time left")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol():
+    """The arithmetic that the environment variable ROUNDING asks for, in the fixtures too: see rounding.py."""
+    with asked_for() or nullcontext():
+        return (yield)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Small networks train faster on one thread, and sums come in one order."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("TORCH_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")

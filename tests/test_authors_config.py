@@ -14,6 +14,7 @@ from igm.cli.authors_config import DATA_SETS, is_authors, translate
 from igm.datasets import LAYOUTS
 from igm.encoders import networks
 from igm.methods import IGMSettings
+from igm.optimizer import base_optimizer, learning_rate_schedule
 
 # What the authors' five files say, where they differ.
 FILES = {
@@ -241,7 +242,7 @@ def test_a_data_set_has_many_spellings(data, spellings):
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-@pytest.mark.parametrize("patience", [2, 7, 40])
+@pytest.mark.parametrize("patience", [1, 2, 7, 40])
 def test_the_rate_falls_in_the_epoch_in_which_it_falls_there(patience):
     options, _ = translate(changed(authors(), "train.lr_scheduler.patience", patience))
 
@@ -283,7 +284,8 @@ def test_schedules(scheduler, expected, unread):
     assert (options["schedule"], options.get("milestones"), options.get("lr_factor")) == expected
     assert "warmup" not in options
     told = [s.split()[0].split(".")[-1] for s in sentences if s.startswith("train.lr_scheduler")]
-    assert [name for name in told if name != "patience" or "patience" in unread] == unread
+    told = [name for name in told if name not in ("patience", "type") or name in unread]
+    assert told == unread
 
 
 def test_a_warmup_is_read_where_the_script_reads_it():
@@ -291,7 +293,65 @@ def test_a_warmup_is_read_where_the_script_reads_it():
         config = changed(authors("sarcasm"), "train.lr_scheduler.warmup_epoch", epochs)
         options, sentences = translate(config)
         assert options.get("warmup") == expected
-        assert bool(named("train.lr_scheduler.warmup_epoch", sentences)) == bool(epochs)
+        assert not named("train.lr_scheduler.warmup_epoch", sentences)  # it is honoured
+
+
+def rates_of(config: dict, epochs: int) -> list[float]:
+    """The rate of each epoch of a stage that igm trains by this config."""
+    options, _ = translate(config)
+    other = ("data", "data_root", "reading", "network")
+    settings = IGMSettings.make(**{name: x for name, x in options.items() if name not in other})
+    optimizer = base_optimizer([torch.zeros(1, requires_grad=True)], settings)
+    schedule = learning_rate_schedule(optimizer, settings, epochs)
+    found = []
+    for _ in range(epochs):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_the_rates_of_sarcasm_are_those_of_its_script():
+    """Its first stages have two epochs: 2/3 of the rate, then all of it."""
+    assert rates_of(authors("sarcasm"), 2) == pytest.approx([2e-5 / 3, 1e-5], rel=1e-12)
+    assert rates_of(authors("sarcasm"), 30) == pytest.approx([2e-5 / 3] + 29 * [1e-5], rel=1e-12)
+    config = changed(authors("sarcasm"), "train.lr_scheduler.lr_step", [2, 4])
+    config = changed(config, "train.lr_scheduler.warmup_epoch", 3)
+    shares = [5 / 9, 0.1 * 7 / 9, 0.1, 0.01, 0.01]  # in the epochs 2 and 4 it falls
+    assert rates_of(config, 5) == pytest.approx([1e-5 * share for share in shares], rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [[1], [1, 3], 1, 2], ids=str)
+def test_a_step_at_1_lowers_the_rate_of_the_first_epoch_as_there(steps):
+    scheduler = {"type": "multistep", "lr_step": steps, "lr_factor": 0.5}
+    config = changed(authors("sarcasm"), "train.lr_scheduler", scheduler)
+    there = steps if isinstance(steps, list) else range(steps, 31, steps)
+    expected = [1e-5 * 0.5 ** sum(e >= step for step in there) for e in range(1, 7)]
+    assert rates_of(config, 6) == pytest.approx(expected, rel=1e-12)
+    (sentence,) = named("train.lr_scheduler.lr_step", translate(config)[1]) or [None]
+    assert (sentence is not None) == (1 in there)
+    if sentence:
+        assert "1 lowers the rate in the first epoch" in sentence
+
+
+@pytest.mark.parametrize(
+    ("data", "scheduler", "said"),
+    [
+        ("sarcasm", {"type": "cosine"}, "over 30 epochs, whatever a stage has"),
+        ("cremad", {"type": "cosine"}, "CREMA-D does not read it, and the rate falls to a tenth"),
+        ("nvgesture", {"type": "StepLR", "lr_step": 9}, "NVGesture does not read it"),
+        ("sarcasm", {"type": "plateau"}, "Sarcasm has no such schedule"),
+        ("sarcasm", {"type": "multistep", "lr_step": [9]}, None),
+        ("cremad", {"type": "normal", "patience": 40}, None),
+        ("cremad", {"type": "warmup", "patience": 40}, "CREMA-D does not read it"),
+    ],
+    ids=str,
+)
+def test_a_type_that_does_something_else_there_is_named(data, scheduler, said):
+    _, sentences = translate(changed(authors(data), "train.lr_scheduler", scheduler))
+    found = named("train.lr_scheduler.type", sentences)
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]
 
 
 def test_what_is_said_twice_and_not_alike_is_named():
@@ -346,7 +406,7 @@ def test_files_elsewhere_are_named(data, root, name, path, read):
         ("train.optimizer.lr", None, "train.optimizer.lr must be a number, got None"),
         ("train.optimizer", "SGD", "train.optimizer must hold keys in braces, got 'SGD'"),
         ("train.optimizer.type", "LBFGS", "train.optimizer.type must be SGD or ADAM, got 'LBFGS'"),
-        ("train.lr_scheduler.patience", 1, "train.lr_scheduler.patience must be 2 or above, got 1"),
+        ("train.lr_scheduler.patience", 0, "train.lr_scheduler.patience must be 1 or above, got 0"),
         (
             "train.lr_scheduler.lr_step",
             "x",
@@ -451,6 +511,7 @@ def test_a_run_with_the_file(file, capsys, tmp_path):
 def test_several_processes_say_it_once(file, capsys, monkeypatch):
     file(authors())
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert printed(capsys, "--config", "crema.json")[1] == []
 
 

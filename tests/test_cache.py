@@ -44,6 +44,14 @@ def test_an_entry_is_one_file_that_numpy_reads(tmp_path, source):
     assert np.array_equal(np.load(path), A) and np.load(path).dtype == A.dtype
 
 
+def test_what_is_decoded_otherwise_than_before_is_computed_again(tmp_path, source, monkeypatch):
+    work = Work(A)
+    for version in (2, 2, 3, 3):
+        monkeypatch.setattr("igm.datasets.cache.DECODING", version)
+        Cache(tmp_path / "cache").fetch("image-8", source, work)
+    assert work.runs == 2
+
+
 def test_an_array_is_computed_once_and_comes_back_as_it_was(tmp_path, source):
     work, cache = Work(A), Cache(tmp_path / "cache")
     for instance in (cache, cache, Cache(tmp_path / "cache"), pickle.loads(pickle.dumps(cache))):

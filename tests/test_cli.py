@@ -1,8 +1,12 @@
 """The command line: what it prints and writes, and one clear line for each mistake."""
 
+import importlib
+import io
+import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +19,7 @@ import torch
 
 from igm import build_model, load_dataset, train
 from igm.cli import main, models
+from igm.encoders.build import build_network
 from igm.models import fuse
 
 TINY = {
@@ -51,6 +56,8 @@ def igm(capsys):
             code = main(arguments)
         except SystemExit as leaving:
             code = leaving.code or 0
+        except KeyboardInterrupt:  # would end all tests
+            code = "a traceback"
         return code, *capsys.readouterr()
 
     return run
@@ -434,7 +441,7 @@ def test_a_loss_that_is_not_finite_ends_with_one_line_after_the_bar(igm):
     code, out, err = igm(*arguments(lr=1e9))
     assert (code, out) == (2, "")
     last = err.splitlines()[-1]
-    assert last.startswith("igm: the loss of fou became ")
+    assert re.match("igm: (the loss of fou became|valid split, epoch 1: fou: .* are NaN)", last)
     assert "try a smaller lr" in last
     assert "Traceback" not in err
 
@@ -541,3 +548,241 @@ def test_a_landscape_that_cannot_be_drawn(igm, tmp_path, words, parts):
     assert igm(*arguments(out="run", epochs=1))[0] == 0
     check_mistake(igm("landscape", "run", "--device", "cpu", *words), parts)
     assert not list((tmp_path / "run").glob("landscape*"))
+
+
+# ---------------------------------------------------------------- Ctrl-C
+
+
+def stopping(monkeypatch, place, at=1):
+    """Ctrl-C comes when the function at ``place``, "module.name", is called the ``at``-th time."""
+    module, _, name = place.rpartition(".")
+    module = importlib.import_module(module)  # igm.train, too, which as an attribute is a function
+    function, calls = getattr(module, name), itertools.count(1)
+
+    def stopped(*arguments, **options):
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(module, name, stopped)
+
+
+def check_stopped(answer, how):
+    code, out, err = answer
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == f"igm: stopped; {how}"
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("out", ["run", "a run's folder/1"])
+@pytest.mark.parametrize("place", ["igm.runs.save_checkpoint", "igm.runs.write_metrics", "igm.train.evaluate"])  # fmt: skip
+def test_ctrl_c_says_how_a_run_goes_on_and_it_does(igm, tmp_path, monkeypatch, place, out):
+    _, table, _ = igm(*arguments(out="whole"))
+    with monkeypatch.context() as patched:
+        stopping(patched, place, at=2)
+        code, _, err = igm(*arguments(out=out))
+        assert code == 130 and "Traceback" not in err
+        last = err.splitlines()[-1]
+        command = f"igm train --resume {shlex.quote(out)}"
+        assert last == f"igm: stopped; go on with: {command}"
+    with monkeypatch.context() as patched:  # and once more
+        stopping(patched, place, at=1)
+        check_stopped(igm(*shlex.split(command)[1:]), f"go on with: {command}")
+    code, resumed, _ = igm(*shlex.split(command)[1:])
+    assert code == 0 and scores_in(resumed) == scores_in(table)
+    assert [f.name for f in tmp_path.rglob("*.partial")] == []
+
+
+ANEW = "the same command begins anew"
+
+
+@pytest.mark.parametrize("place", ["igm.cli.train.model_and_data", "igm.runs.write_json"])
+def test_ctrl_c_before_a_run_has_begun(igm, tmp_path, monkeypatch, place):
+    stopping(monkeypatch, place)
+    check_stopped(igm(*arguments(out="run")), ANEW)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "how"),
+    [
+        ("evaluate run", "igm.cli.evaluate.evaluate", ANEW),
+        ("compare run", "igm.cli.compare.compare", ANEW),
+        ("landscape run --points 3", "igm.cli.landscape.loss_surface", ANEW),
+        ("check cremad run", "igm.cli.check.check", ANEW),
+        ("sample cremad new", "igm.cli.sample.make_sample", "new is not whole: begin again with a new folder"),
+        ("prepare cremad run new", "igm.cli.prepare.prepare", "the same command goes on from here"),
+        ("train --help", "igm.cli.build_parser", ANEW),
+    ],
+)  # fmt: skip
+def test_ctrl_c_in_every_command(igm, finished, monkeypatch, words, place, how):
+    before = contents(finished)
+    stopping(monkeypatch, place)
+    check_stopped(igm(*words.split()), how)
+    assert contents(finished) == before
+
+
+def test_ctrl_c_in_a_terminal_stops_the_workers_too(tmp_path):
+    """A terminal sends it to all processes of a command."""
+    code = (
+        "import signal, sys, time; import igm.datasets.memory as m;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell may have it ignored
+        "del m.MemorySet.fetch; one = m.MemorySet.__getitem__;"
+        "m.MemorySet.__getitem__ = lambda self, i: (time.sleep(0.01), {k: x[i] for k, x in"
+        " (self.inputs | {'label': self.labels, 'index': self.index}).items()})[1];"
+        "from igm.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = [sys.executable, "-c", code, *arguments(out="run", workers=2, epochs=50)]
+    options = dict(cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
+    with subprocess.Popen(words, **options) as process:
+        while not (tmp_path / "run").is_dir() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert b"Traceback" not in err and b"igm: stopped; go on with: igm train --resume run" in err
+
+
+# ---------------------------------------------------------------- machines and terminals
+
+
+def test_version(igm):
+    import igm as library
+
+    assert igm("--version") == (0, f"igm {library.__version__}\n", "")
+
+
+def test_a_terminal_that_knows_only_ascii(igm, finished, monkeypatch):
+    written = {name: io.TextIOWrapper(io.BytesIO(), "ascii") for name in ("stdout", "stderr")}
+    for name, stream in written.items():
+        monkeypatch.setattr(sys, name, stream)
+    assert main(["compare", "run"]) == 0
+    assert main(["compare", "où – \udcff"]) == 2
+    texts = {
+        name: stream.buffer.getvalue() for name, stream in written.items() if not stream.flush()
+    }
+    assert b"mean over the seeds +/- half-width" in texts["stdout"]
+    assert rb"igm: o\xf9 - \udcff/run.json is not there" in texts["stderr"]
+
+
+def test_every_command_speaks_ascii_where_the_locale_does(tmp_path, finished):
+    variables = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    script = (
+        "import sys; from igm.cli import main;"
+        "codes = [main(w.split()) for w in ('compare run', 'evaluate run', 'train --resume run')];"
+        "sys.exit(max(codes))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | variables | {"PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"+/-" in done.stdout and done.stdout.isascii() and done.stderr.isascii()
+
+
+@pytest.mark.parametrize(
+    "left", [{"RANK": "1"}, {"RANK": "1", "LOCAL_RANK": "1"}, {"RANK": "3", "WORLD_SIZE": "1"}], ids=str
+)  # fmt: skip
+def test_a_rank_that_a_launcher_left_behind_does_not_silence_a_run(igm, monkeypatch, left):
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = igm(*arguments(out="run"))
+    assert code == 0 and len(scores_in(out)) == 6 and "saved in run" in out and "4/4" in err
+
+
+@pytest.mark.parametrize("size", ["2", "many", ""])
+def test_a_world_size_that_a_launcher_left_behind_is_named(igm, tmp_path, monkeypatch, size):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.setenv("RANK", "1")
+    check_mistake(igm(*arguments(out="run")), [f"WORLD_SIZE is {size}", "or unset WORLD_SIZE"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Could not determine home directory."), KeyError("uid not found: 7")])  # fmt: skip
+def test_a_user_without_a_home_is_told_so(igm, finished, monkeypatch, error):
+    import pwd
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", fails)
+    monkeypatch.setattr("igm.cli.compare.compare", fails)
+    check_mistake(igm("compare", "run"), ["has no home folder", str(error.args[0]), "set HOME to"])
+    monkeypatch.setenv("HOME", "/tmp")
+    with pytest.raises(type(error)):  # with a home it is an error of the program
+        igm("compare", "run")
+
+
+GL = "libGL.so.1: cannot open shared object file: No such file or directory"
+NO_CV2 = ["library for cv2 cannot be loaded (libGL.so.1: cannot open", "apt-get install libgl1", "opencv-python-headless"]  # fmt: skip
+NO_SNDFILE = ["library for sndfile cannot be loaded", "apt-get install libsndfile1"]
+
+
+@pytest.mark.parametrize(
+    ("error", "parts"),
+    [
+        (ImportError(GL, name="cv2", path="/x/cv2.abi3.so"), NO_CV2),
+        (ImportError("libgthread-2.0.so.0: cannot open", name="cv2.cv2"), ["libglib2.0-0"]),
+        (OSError("sndfile library not found using ctypes.util.find_library"), NO_SNDFILE),
+        (OSError("cannot load library 'libsndfile.so': libsndfile.so: cannot open shared object file"), NO_SNDFILE),
+        (ImportError("DLL load failed while importing _av", name="av._av"), ["DLL load failed", "install av anew"]),
+        (ImportError("cannot import name 'x' from 'PIL'", name="PIL"), ["install pillow anew"]),
+        (ModuleNotFoundError("No module named 'cv2'", name="cv2"), ["cv2 is not installed", "pip install '.[media]'"]),
+        (ModuleNotFoundError("No module named 'seaborn.x'", name="seaborn.x"), ["seaborn is not", "`pip install seaborn`"]),
+        (ImportError(GL), ["library for libGL cannot be loaded (libGL.so.1", "libgl1"]),  # in a worker
+        (ModuleNotFoundError("No module named 'av'"), ["av is not installed", ".[media]"]),
+    ],
+)  # fmt: skip
+def test_a_library_that_cannot_be_loaded_is_one_line_with_a_remedy(igm, monkeypatch, error, parts):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr("igm.cli.compare.compare", fails)
+    check_mistake(igm("compare", "run"), parts)
+
+
+@pytest.mark.parametrize("error", [ImportError("no", name="igm.x"), ModuleNotFoundError("", name="igm.y"), RuntimeError("x"), KeyError("x")])  # fmt: skip
+def test_an_error_of_the_program_itself_shows_where(igm, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr("igm.cli.compare.compare", fails)
+    with pytest.raises(type(error)):
+        igm("compare", "run")
+
+
+# ---------------------------------------------------------------- options of networks and of reading
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("--data mfeat --network.size 3", {"d", "head"}),
+        ("--data mfeat --reading.size 3", {"views"}),
+        ("--data digits --reading.size 3", {"image_size", "noise"}),
+    ],
+)
+def test_only_what_may_be_given_is_listed(igm, words, options):
+    code, _, err = igm("train", *words.split())
+    assert code == 2 and "option 'size' of" in err
+    listed = set(re.findall(r"\w+", err.partition("use some of ")[2]))
+    assert options <= listed
+    assert not listed & models.DECIDED
+    for option in listed:  # each is known: what is wrong with it is its value, or nothing
+        flag = "--network" if "network" in words else "--reading"
+        _, _, err = igm("train", *words.split()[:2], f"{flag}.{option}", "-1", "--epochs", "0")
+        assert "unknown" not in err or "unknown head" in err or "unknown view" in err, err
+
+
+@pytest.mark.parametrize("name", ["audio_video", "text_image", "gestures"])
+def test_only_what_may_be_given_is_listed_for_the_networks_of_media(name):
+    with pytest.raises(ValueError, match=f"unknown network option 'sise' of {name}") as caught:
+        build_network(name, 3, ["any"], sise=1)
+    listed = set(re.findall(r"\w+", str(caught.value).partition("use some of ")[2]))
+    assert listed and not listed & models.DECIDED

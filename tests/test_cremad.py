@@ -25,7 +25,7 @@ from igm.datasets.cremad import NAME as CLIP_NAME
 from igm.datasets.layout import check
 from igm.datasets.media import Unreadable
 from igm.datasets.preparing import Preparation, Task, report_text
-from igm.datasets.tables import Faults, plain_name, read_table, read_text
+from igm.datasets.tables import Faults, plain_name, read_text
 
 STEM = "1003_DFA_SAD_XX"
 
@@ -119,10 +119,7 @@ def test_actors_that_are_in_both_parts_are_counted(raw, tmp_path):
 def test_the_split_by_speakers_of_91_actors_has_the_documented_sizes(tmp_path):
     from igm.datasets.cremad import _by_speakers
 
-    (tmp_path / "AudioWAV").mkdir()
-    for actor in range(1001, 1092):
-        (tmp_path / "AudioWAV" / f"{actor}_IEO_ANG_HI.wav").touch()
-    parts = _by_speakers(tmp_path)
+    parts = _by_speakers(tmp_path, [f"{actor}_IEO_ANG_HI" for actor in range(1001, 1092)])
     assert {part: len(stems) for part, stems in parts.items()} == {
         "train": 64,
         "valid": 9,
@@ -331,12 +328,11 @@ def test_stereo_8_khz_and_other_rates_are_fine(raw, tmp_path):
     ("text", "message"),
     [
         (
-            b"1001_DFA_NEU_XX;NEU\n",
-            r"train\.csv:1: 1 of 2 columns: separate them by commas, not by semi",
+            b"1001_DFA_NEU_XX/NEU\n",
+            r"train\.csv:1: 1 of 2 columns: separate them by commas or tabs",
         ),
-        (b"1001_DFA_NEU_XX\tNEU\n", "commas, not by tabs"),
         (b"1001_DFA_NEU_XX,NEU\n1001_DFA_HAP_XX\n", r"train\.csv:2: 1 of 2 columns"),
-        (b"1001_DFA_NEU_XX,BORED\n", r"train\.csv:1: unknown emotion 'BORED': use one of NEU"),
+        (b"1001_DFA_NEU_XX,BORED\n", r"train\.csv:1: unknown label 'BORED': use one of NEU"),
         (
             b"1001_DFA_NEU_XX,NEU\n1001_DFA_NEU_XX,NEU\n",
             r"train\.csv:2: .* stands in line 1 already",
@@ -374,6 +370,8 @@ def test_a_wrong_line_is_one_error(raw, tmp_path, text, message):
         b'"1001_DFA_NEU_XX","NEU"\n1001_DFA_HAP_XX , HAP\n',
         b"1001_DFA_NEU_XX.wav,NEU,extra\n1001_DFA_HAP_XX.flv,HAP,\n",
         b"1001_DFA_NEU_XX,NEU\r1001_DFA_HAP_XX,HAP\r",
+        b"1001_DFA_NEU_XX;NEU\n1001_DFA_HAP_XX;HAP\n",
+        b"1001_DFA_NEU_XX\tNEU\n1001_DFA_HAP_XX\tHAP\n",
     ],
 )
 def test_the_forms_that_people_have_are_read(raw, tmp_path, text):
@@ -395,7 +393,7 @@ def test_missing_lists_say_where_they_are(raw, tmp_path):
 
 def test_a_raw_folder_without_clips_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="AudioWAV is not there: give the clone"):
+    with pytest.raises(ValueError, match="of 0 actors, 3 are needed: give the clone"):
         run(tmp_path / "empty", tmp_path / "out", split="speakers")
 
 
@@ -493,14 +491,6 @@ def test_bad_options_are_named(made, options, message):
 
 
 # ---------------------------------------------------------------- tables
-
-
-def test_quotes_are_characters_in_files_of_tweets(tmp_path):
-    (tmp_path / "a.tsv").write_text('1\t"so she said\n2\tsaid "yes" \'\n')
-    faults = Faults()
-    found = list(read_table(tmp_path / "a.tsv", 2, faults, "\t", quotes=False))
-    assert found == [(1, ["1", '"so she said']), (2, ["2", 'said "yes" \''])]
-    assert not faults
 
 
 def test_the_first_fault_is_raised_and_the_rest_counted():

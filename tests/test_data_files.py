@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from igm.datasets.memory import read_arrays
+
 DATA = Path(__file__).resolve().parents[1] / "data"
 MFEAT_COLUMNS = {"fou": 76, "fac": 216, "kar": 64, "pix": 240, "zer": 47, "mor": 6}
 
@@ -90,6 +92,21 @@ def test_readme_gives_the_versions_of_the_sources(make):
     readme = (DATA / "README.md").read_text()
     for name, version in make.VERSIONS.items():
         assert f"{name} {version}" in readme
+
+
+@pytest.mark.parametrize("name", ["digits", "mfeat", "emoji"])
+@pytest.mark.parametrize("left", [0.5, 0.999, "a byte"])
+def test_a_shipped_file_that_was_cut_off_or_changed_is_one_error(tmp_path, name, left):
+    content = (DATA / name / f"{name}.npz").read_bytes()
+    (tmp_path / name).mkdir()
+    middle = len(content) // 2
+    if left == "a byte":
+        content = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+    else:
+        content = content[: int(left * len(content))]
+    (tmp_path / name / f"{name}.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}.npz is damaged: fetch it again"):
+        read_arrays(tmp_path, name, "train")
 
 
 # ---------------------------------------------------------------- digits

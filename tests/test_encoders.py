@@ -500,6 +500,7 @@ def test_the_default_bert_without_network_and_cache_is_one_clear_error(offline, 
     def unreachable(*args, **kwargs):  # as transformers answers where the cache is empty
         raise OSError("We couldn't connect to 'https://huggingface.co'\nCheck your connection")
 
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
     monkeypatch.setattr(BertModel, "from_pretrained", unreachable)
     with pytest.raises(OSError) as caught:
         text_image(3, ["text"])
@@ -711,9 +712,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused(rgb, tmp_path):
         gestures(25, ["depth"], rgb_weights=tmp_path / "none.pt")
 
 
-def test_depth_begins_with_the_rgb_weights_but_for_its_first_convolution(rgb):
+def test_depth_begins_with_the_rgb_weights_but_for_its_first_unit(rgb):
+    """At random its first convolution and the batch normalisation behind it are fresh, six entries in all."""
     weights, path = rgb
-    first = "Conv3d_1a_7x7.conv3d.weight"
+    first, unit = "Conv3d_1a_7x7.conv3d.weight", "Conv3d_1a_7x7."
     mean, random = (
         gestures(25, ["depth"], rgb_weights=path, depth_init=init)["depth"].encoder.state_dict()
         for init in ("rgb-mean", "random")
@@ -722,12 +724,11 @@ def test_depth_begins_with_the_rgb_weights_but_for_its_first_convolution(rgb):
     assert mean[first].shape == random[first].shape == (64, 1, 7, 7, 7)
     assert np.allclose(mean[first][:, 0].numpy(), expected, atol=1e-6)
     untrained = gestures(25, ["depth"])["depth"].encoder.state_dict()
-    assert torch.equal(random[first], untrained[first])
+    fresh = [name for name in random if not torch.equal(random[name], weights[name])]
+    assert fresh == [name for name in random if name.startswith(unit)] and len(fresh) == 6
     for name in mean:
-        if name != first:
-            assert torch.equal(mean[name], weights[name]) and torch.equal(
-                random[name], weights[name]
-            )
+        assert name == first or torch.equal(mean[name], weights[name])
+        assert torch.equal(random[name], (untrained if name in fresh else weights)[name])
 
 
 def test_each_stream_has_its_own_weights(rgb, tmp_path):
@@ -862,6 +863,33 @@ def test_i3d_computes_what_its_description_says():
     assert torch.allclose(feature(x), z)
     logits = z @ weights["logits.conv3d.weight"].flatten(1).T + weights["logits.conv3d.bias"]
     assert torch.allclose(network(x), logits)
+
+
+@pytest.mark.parametrize(("frames", "steps"), [(64, 8), (80, 10), (24, 3)])
+def test_of_80_frames_the_feature_is_that_of_8_steps_as_in_the_authors_code(frames, steps):
+    """AvgPool3d((8, 7, 7)) with stride 8 leaves out what does not fill a window; without it all steps count."""
+    model, whole = (
+        gestures(5, ["depth"], size="tiny", **options)["depth"].encoder.eval()
+        for options in ({}, {"time_steps": None})
+    )
+    maps = []
+    model.Mixed_5c.register_forward_hook(lambda layer, x, y: maps.append(y))
+    x = torch.randn(1, 1, frames, 32, 32)
+    with torch.no_grad():
+        z, every = model(x), whole(x)
+    assert maps[0].shape[2:] == (steps, 1, 1)
+    kept = F.avg_pool3d(maps[0], (min(8, steps), 1, 1)).flatten(1)
+
+    def apart(a, b):
+        return ((a - b).norm() / b.norm()).item()
+
+    assert apart(z, kept) < 1e-5 and apart(every, maps[0].mean((2, 3, 4))) < 1e-5
+    assert (apart(z, every) > 1e-3) == (steps > 8)
+
+
+def test_the_time_steps_are_refused_below_one():
+    with pytest.raises(ValueError, match="network.time_steps must be 1 or above, or null for all"):
+        gestures(5, time_steps=0, size="tiny")
 
 
 def test_the_feature_counts_all_steps_alike():

@@ -1,5 +1,6 @@
 """flat.py against NumPy and small closed forms (Eqs. 2-5)."""
 
+import copy
 import math
 
 import numpy as np
@@ -80,6 +81,38 @@ def test_modification_matrix_keeps_the_dtype():
     assert modification_matrix(random_moment(4).float()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("d", [5, 16, 128])
+def test_a_moment_in_half_precision_gives_its_matrix_and_not_the_identity(d, dtype):
+    moment = (random_moment(d) / (3 * d)).to(dtype)
+    T = modification_matrix(moment, tau=3.0)
+    assert T.dtype == dtype
+    assert np.abs(T.double().numpy() - numpy_matrix(moment.double().numpy(), 3.0)).max() < 1e-2
+    assert (T.double() - torch.eye(d)).abs().max() > 0.1
+    assert torch.equal(modification_matrix(3 * torch.eye(d, dtype=dtype)), torch.eye(d).to(dtype))
+
+
+@pytest.mark.parametrize("tau", [math.inf, 1e306, 1e20])
+def test_an_infinite_tau_projects_onto_the_flattest_directions(tau):
+    u = torch.tensor([3.0, 0.0, 4.0], dtype=torch.float64)
+    T = modification_matrix(1e-3 * torch.outer(u, u), tau)  # two directions of eigenvalue 0
+    assert torch.allclose(T, torch.eye(3).double() - torch.outer(u, u) / 25, atol=1e-12)
+    moment = random_moment(7)
+    v = np.linalg.eigh(moment.numpy())[1][:, 0]
+    assert np.abs(modification_matrix(moment, tau).numpy() - np.outer(v, v)).max() < 1e-10
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e200, 1.7e308])
+def test_a_moment_of_any_scale_has_the_same_matrix(scale):
+    moment = random_moment(5)
+    moment /= moment.abs().max()
+    found = modification_matrix(scale * moment, tau=1.3).numpy()
+    # The entries at 1e-320 have three digits.
+    assert np.abs(found - numpy_matrix(moment.numpy(), 1.3)).max() < (
+        1e-2 if scale < 1e-300 else 1e-10
+    )
+
+
 @pytest.mark.parametrize("tau", [0.0, -1.0, float("nan")])
 def test_tau_must_be_positive(tau):
     with pytest.raises(ValueError, match="tau must be above 0"):
@@ -91,6 +124,10 @@ def test_bad_covariances_are_refused():
         modification_matrix(torch.zeros(3, 4))
     with pytest.raises(ValueError, match="NaN"):
         modification_matrix(torch.full((3, 3), float("nan")))
+    with pytest.raises(ValueError, match="square"):
+        modification_matrix(torch.zeros(0, 0))
+    with pytest.raises(ValueError, match="real numbers, got torch.int64"):
+        modification_matrix(torch.eye(3, dtype=torch.int64))
 
 
 @pytest.fixture
@@ -114,6 +151,31 @@ def test_covariance_of_a_linear_layer(two_batches, statistic, center):
     if center:
         expected = np.cov(rows, rowvar=False, bias=True) * len(rows)
     assert np.allclose(covariance.matrices["fc"].numpy(), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("statistic", ["batch-mean", "sample"])
+def test_constant_features_have_no_spectrum_when_centred(statistic):
+    layer = nn.Linear(6, 1).double()
+    constant = 100 * torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    with FeatureCovariance({"fc": layer}, statistic, center=True) as covariance:
+        for n in (7, 30, 64, 1, 500):
+            layer(constant.repeat(n, 1))
+    assert torch.equal(covariance.matrices["fc"], torch.zeros(6, 6, dtype=torch.float64))
+    assert torch.equal(modification_matrix(covariance.matrices["fc"], 20.0), torch.eye(6).double())
+
+
+@pytest.mark.parametrize("noise", [1.0, 1e-4])
+def test_a_constant_feature_beside_others_gets_zeros_and_leaves_them_alone(noise):
+    layer = nn.Linear(3, 1).double()
+    z = noise * torch.randn(400, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z = z + 1
+    z[:, 1] = 1e6 / 3  # what rounding leaves of its moment is above those of the others
+    with FeatureCovariance({"fc": layer}, "sample", center=True) as covariance:
+        for part in z.split(32):
+            layer(part)
+    expected = np.cov(z.numpy(), rowvar=False, bias=True) * 400
+    expected[1] = expected[:, 1] = 0
+    assert np.allclose(covariance.matrices["fc"], expected, rtol=0, atol=0.04 * noise**2)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +212,49 @@ def test_hooks_are_gone_after_the_block(two_batches):
     assert not layer._forward_pre_hooks
 
 
+LAYERS = {"linear": (nn.Linear(5, 3), (4, 5)), "conv": (nn.Conv2d(2, 3, 3), (4, 2, 6, 5))}
+
+
+@pytest.mark.parametrize("statistic", ["batch-mean", "sample"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_inputs_by_keyword_without_a_batch_and_of_no_sample(kind, statistic):
+    layer, shape = LAYERS[kind]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found, expected = (FeatureCovariance({"it": layer}, statistic) for _ in range(2))
+    with found:
+        layer(input=x)
+        layer(x[:0])
+        layer(x[1])
+    with expected:
+        layer(x)
+        layer(x[1:2])
+    assert torch.equal(found.matrices["it"], expected.matrices["it"])
+
+
+def test_a_layer_that_saw_only_empty_batches_has_no_matrix():
+    layer = nn.Linear(5, 3)
+    with FeatureCovariance({"fc": layer}) as covariance:
+        layer(torch.zeros(0, 5))
+    with pytest.warns(UserWarning, match="no input passed the layers fc"):
+        assert covariance.matrices == {}
+
+
+def test_a_loaded_collection_shares_nothing_with_its_source(two_batches):
+    layer = nn.Linear(5, 3)
+    with FeatureCovariance({"fc": layer}) as source:
+        layer(two_batches[0])
+    before = source.matrices["fc"].clone()
+    with FeatureCovariance({"fc": layer}) as loaded:
+        loaded.load_state_dict(source.state_dict())
+        layer(two_batches[1])
+    with copy.deepcopy(loaded) as copied:
+        copied.layers["fc"](two_batches[1])
+    assert torch.equal(source.matrices["fc"], before)
+    assert loaded.state_dict()["fc"][2] == 2 and copied.state_dict()["fc"][2] == 3
+    with pytest.raises(ValueError, match="no layer 'fc' for these sums: the layers are other"):
+        FeatureCovariance({"other": layer}).load_state_dict(source.state_dict())
+
+
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("statistic", ["batch-mean", "sample"])
 def test_two_collections_add_up_to_one(two_batches, statistic, center):
@@ -178,7 +283,7 @@ def test_reduce_takes_the_sums_over_processes_and_leaves_out_what_nobody_saw(two
     with FeatureCovariance(layers, "sample", center=True) as covariance:
         for z in two_batches:
             layers["fc"](z)
-    before = covariance.matrices["fc"]
+    before = covariance.state_dict()["fc"]
     asked = []
 
     def total(sums):
@@ -186,8 +291,9 @@ def test_reduce_takes_the_sums_over_processes_and_leaves_out_what_nobody_saw(two
         return 3 * sums
 
     covariance.reduce(total)
-    assert torch.allclose(covariance.matrices["fc"], 3 * before)
-    assert covariance.matrices.keys() == {"fc"}
+    assert all(torch.equal(a, 3 * b) for a, b in zip(covariance.state_dict()["fc"], before))
+    with pytest.warns(UserWarning, match="no input passed the layers unused: there is no moment"):
+        assert covariance.matrices.keys() == {"fc"}
     assert len(asked) == 6  # three sums a layer, the unused one too: the others may have seen it
 
 
@@ -205,7 +311,10 @@ def test_the_memory_is_one_sum_a_layer_whatever_the_number_of_samples():
 def test_a_layer_without_input_has_no_matrix():
     with FeatureCovariance({"fc": nn.Linear(2, 2)}) as covariance:
         pass
-    assert covariance.matrices == {}
+    with pytest.warns(UserWarning, match="no input passed the layers fc"):
+        assert covariance.matrices == {}
+    with pytest.raises(ValueError, match="no input passed the layers fc"):
+        covariance.reduce(lambda sums: sums)  # what a stage of igm.train calls
 
 
 def test_unusable_layers_are_refused():
@@ -252,6 +361,20 @@ def test_a_matrix_of_the_wrong_size_names_the_layer():
         modify_gradients({"fc2": layer}, {"fc2": torch.eye(4)})
 
 
+def test_a_weight_that_T_cannot_act_on_is_refused():
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    first.weight.grad = torch.ones(3, 3)
+    T = 0.5 * torch.eye(3)
+    with pytest.raises(ValueError, match="layers 'a' and 'b' share one weight"):
+        modify_gradients({"a": first, "b": second}, {"a": T, "b": T})
+    modify_gradients({"a": first, "b": second}, {"b": T})
+    assert torch.equal(first.weight.grad, 0.5 * torch.ones(3, 3))
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+    with pytest.raises(TypeError, match="layer 'a' computes its weight, as weight_norm"):
+        modify_gradients({"a": normed}, {"a": T})
+
+
 def test_modified_update_leaves_the_sharp_direction_of_the_old_inputs_alone():
     # The purpose of it all: with a large tau, a step for new inputs keeps the outputs of the old ones, which
     # all lie along one direction; the plain step does not.
@@ -285,6 +408,27 @@ def test_the_first_direction_of_a_control_gets_the_smallest_weight(scale):
     u = torch.tensor([3.0, 0.0, -4.0, 0.0, 0.0], dtype=torch.float64)
     control = with_directions(T, scale * u, torch.Generator().manual_seed(0))
     assert torch.allclose(control @ u, math.exp(-1.3) * u, atol=1e-12)
+
+
+def test_a_control_of_a_matrix_in_half_precision():
+    T = modification_matrix(random_moment(5).bfloat16(), tau=1.3)
+    control = with_directions(T, None, torch.Generator().manual_seed(0))
+    assert control.dtype == T.dtype
+    values = [torch.linalg.eigvalsh(x.double()) for x in (control, T)]
+    assert torch.allclose(*values, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        (torch.ones(1), r"of shape \(5,\), got \(1,\)"),
+        (torch.zeros(5), "no direction"),
+        (torch.full((5,), math.inf), "no direction"),
+    ],
+)
+def test_a_first_direction_that_is_none_is_refused(first, message):
+    with pytest.raises(ValueError, match=message):
+        with_directions(torch.eye(5), first)
 
 
 def test_a_control_repeats_with_its_generator_and_differs_without():

@@ -117,7 +117,7 @@ def linear():
 
 
 def released_by_hand(network, batch, rho, r, mixup):
-    """The step of released.py in NumPy: old activations, moved weights."""
+    """The step of released.py in NumPy: what was computed before the move keeps its weights."""
     torch.manual_seed(4)
     lam, partner = draw_mixup(mixup, 100) if mixup else (1.0, torch.arange(100))
     E, H = (p.detach().numpy().copy() for p in network.parameters())
@@ -132,9 +132,10 @@ def released_by_hand(network, batch, rho, r, mixup):
     E_moved = E + rho * gE / np.linalg.norm(gE)
     H_moved = H + rho * gH / np.linalg.norm(gH)
     flat = softmax(z @ H_moved.T)  # the head alone, at the old feature
-    dlogits = (1 - r) * dmix + r * (flat - y) / 100
+    dmix, dflat = (1 - r) * dmix, r * (flat - y) / 100
     loss = (1 - r) * -(target * np.log(mixed)).sum(1).mean() - r * (y * np.log(flat)).sum(1).mean()
-    return (dlogits @ H_moved).T @ x, dlogits.T @ z, E_moved, H_moved, loss
+    dz = dmix @ H + dflat @ H_moved  # the old head for the first loss, the moved one for the second
+    return dz.T @ x, (dmix + dflat).T @ z, E_moved, H_moved, loss
 
 
 @pytest.mark.parametrize("mixup", [0.0, 1.0])
@@ -148,6 +149,96 @@ def test_the_released_step_is_the_one_written_out_by_hand(linear, batch, mixup, 
     # and the weights stay where the perturbation took them
     assert np.allclose(linear.encoder.weight.detach(), E, atol=1e-12)
     assert np.allclose(linear.head.weight.detach(), H, atol=1e-12)
+
+
+class Pixel(nn.Module):
+    """Two convolutions, of 1 x 1 on one pixel: matrices, and yet not ``nn.Linear``. (n, d) -> (n, 6)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(76, 8, 1, bias=False)
+        self.conv2 = nn.Conv2d(8, 6, 1, bias=False)
+
+    def forward(self, x):
+        return self.conv2(self.conv1(x[:, :, None, None])).flatten(1)
+
+
+def test_a_convolution_hands_the_released_gradient_on_by_its_moved_weight(batch):
+    """Where a linear layer does so by its old one: autograd keeps that one's transposed view."""
+    torch.manual_seed(1)
+    network, rho, r = Unimodal(Pixel(), nn.Linear(6, 10, bias=False)).double(), 0.5, 0.3
+    A, B, H = (p.detach().numpy().copy().reshape(len(p), -1) for p in network.parameters())
+    x, y = batch["fou"].numpy(), np.eye(10)[batch["label"]]
+    hidden = x @ A.T
+    z = hidden @ B.T
+
+    def slope(logits):  # of the cross-entropy in the logits
+        p = np.exp(logits)
+        return (p / p.sum(1, keepdims=True) - y) / 100
+
+    dmix = slope(z @ H.T)
+    weights = [A, B, H]
+    gradients = [(dmix @ H @ B).T @ x, (dmix @ H).T @ hidden, dmix.T @ z]
+    A1, B1, H1 = (W + rho * g / np.linalg.norm(g) for W, g in zip(weights, gradients))
+    dmix, dflat = (1 - r) * dmix, r * slope(z @ H1.T)
+    dz = dmix @ H + dflat @ H1
+    expected = [(dz @ B1).T @ x, dz.T @ hidden, (dmix + dflat).T @ z]
+    found, _ = released_step(network, batch, rho=rho, flat_ratio=r, mixup=0.0)
+    for g, W, e, W1 in zip(found.values(), network.parameters(), expected, (A1, B1, H1)):
+        assert np.allclose(g.numpy().reshape(e.shape), e, atol=1e-12)
+        assert np.allclose(W.detach().numpy().reshape(W1.shape), W1, atol=1e-12)
+    assert np.abs(dz @ B1 - dz @ B).max() > 1e-3  # and it makes a difference
+
+
+def step_of_the_scripts(network: Unimodal, x, y, rho: float, r: float, rebind: bool):
+    """The gradient, from a description of their scripts; without ``rebind`` the weights are moved in place."""
+    z = network.encoder(x)
+    loss = F.cross_entropy(network.head(z), y)
+    parts = [list(network.encoder.parameters()), list(network.head.parameters())]
+    slopes = [torch.autograd.grad(loss, part, retain_graph=True) for part in parts]
+    for p, g in zip(sum(parts, []), [g for part in slopes for g in part]):
+        if rebind:
+            p.data = p.data + rho * g / g.norm()
+        else:
+            p.data += rho * g / g.norm()
+    ((1 - r) * loss + r * F.cross_entropy(network.head(z), y)).backward()
+    return torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+def test_the_released_step_is_that_of_the_scripts_at_a_rho_that_acts(networks, tiny):
+    (batch,) = batches(tiny["train"], 100, None)
+    x, y = batch["fou"].double(), batch["label"]
+    network = networks()["fou"].double()
+    twins = [copy.deepcopy(network) for _ in range(2)]
+    found, _ = released_step(network, batch | {"fou": x}, rho=0.05, flat_ratio=0.3, mixup=0.0)
+    ours = torch.cat([g.flatten() for g in found.values()])
+    theirs, in_place = (
+        step_of_the_scripts(twin, x, y, 0.05, 0.3, rebind)
+        for twin, rebind in zip(twins, (True, False))
+    )
+    assert (ours - theirs).norm() < 1e-12 * theirs.norm()
+    assert all(torch.allclose(a, b) for a, b in zip(network.parameters(), twins[0].parameters()))
+    assert (in_place - theirs).norm() > 0.01 * theirs.norm()  # the moved weights throughout
+
+
+def test_in_low_precision_the_second_loss_has_the_moved_head(batch):
+    """Autocast keeps the weights that it has converted: without care the head would not have moved."""
+    torch.manual_seed(1)
+    network = Unimodal(nn.Linear(76, 8), nn.Linear(8, 10))
+    x = batch["fou"].float()
+    found = []
+    for precision in ("no", "bf16"):
+        twin = copy.deepcopy(network)
+        devices = Devices("cpu", precision)
+        model = LateFusion({"fou": twin})
+        options = dict(variant="released", rho=3.0, flat_ratio=1.0, mixup=0.0)
+        method = make(model, modalities=["fou"], devices=devices, **options)
+        optimizer = method.optimizer(Stage(("fou",), 1), torch.optim.SGD(twin.parameters(), lr=0.1))
+        found.append(method.gradient(Stage(("fou",), 1), batch | {"fou": x}, optimizer).item())
+    still = F.cross_entropy(network(x), batch["label"]).item()
+    exact, low = found
+    assert abs(exact - still) > 1
+    assert low == pytest.approx(exact, rel=0.1)
 
 
 @pytest.mark.parametrize("rho", [1e-10, 1e-15, 0.0])
@@ -186,7 +277,7 @@ def test_the_fast_path_is_mixup_with_another_weight_and_not_with_lambda(networks
         return torch.cat([g.flatten() for g in grads])
 
     ours = torch.cat([g.flatten() for g in found.values()])
-    assert torch.allclose(ours, mixup_gradient(lambda lam: 0.3 + 0.7 * lam), rtol=1e-4, atol=1e-7)
+    assert torch.allclose(ours, mixup_gradient(lambda lam: 0.3 + 0.7 * lam), rtol=1e-4, atol=1e-6)
     plain = mixup_gradient(lambda lam: lam)
     assert (ours - plain).norm() / plain.norm() > 0.1
 
@@ -367,7 +458,8 @@ def test_networks_without_common_layers_train_unmodified(mfeat, tiny):
         }
     )
     twin = copy.deepcopy(model)
-    train(model, tiny, "igm", rho=0.0, **QUICK)
+    with pytest.warns(UserWarning, match="T is the identity"):
+        train(model, tiny, "igm", rho=0.0, **QUICK)
     train(twin, tiny, "alternating", **QUICK)
     assert equal(model, twin)
 
@@ -541,6 +633,37 @@ def test_with_sam_each_part_perturbs_by_its_own_gradient(networks, tiny):
                 p.copy_(x)
     for p, start, g in zip(model["fou"].parameters(), network.parameters(), expected):
         assert torch.allclose(p, start - 0.1 * g, atol=1e-6)
+
+
+# ---------------------------------------------------------------- whole batches
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_what_training_leaves_out_is_left_out_of_the_matrices(networks, tiny, drop_last):
+    """100 samples in batches of 16: the authors' loader drops the last 4 for T, too."""
+    options = dict(statistic="batch-mean", stage_epochs=[2, 2], drop_last=drop_last)
+    run = train(networks(), tiny, **(QUICK | options))
+    for name, found in run.method.covariances.items():
+        layer, z = "head.fc1", None
+        network = run.model[name].eval()
+        with torch.no_grad():
+            z = network.encoder(tiny["train"].inputs[name]).double().numpy()
+        means = [z[i : i + 16].mean(0) for i in range(0, 96 if drop_last else 100, 16)]
+        expected = sum(np.outer(r, r) for r in means)
+        assert np.allclose(found.matrices[layer].numpy(), expected, rtol=1e-4)
+
+
+def test_each_process_leaves_the_small_batch_out(tiny):
+    def sizes(**options):
+        return [
+            [len(b["label"]) for b in batches(tiny["train"], 16, None, part=(r, 2), **options)]
+            for r in range(2)
+        ]
+
+    assert sizes() == [[16, 16, 16, 4], [16, 16, 16]]
+    assert sizes(drop_last=True) == [[16, 16, 16], [16, 16, 16]]
+    few = {"dataset": tiny["train"], "batch_size": 128, "seed": None}
+    assert [len(b["label"]) for b in batches(**few, drop_last=True)] == [100]  # the only one stays
 
 
 # ---------------------------------------------------------------- mixed precision

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from igm.datasets.files import Unreadable
+from igm.datasets.memory import MemorySet
 from igm.loading import batches, steps
 
 
@@ -87,6 +89,41 @@ def test_drop_last_leaves_out_a_smaller_batch(dataset):
     assert [size for size, _ in steps(dataset, 10, 0)] == [10, 10, 3]
     assert [size for size, _ in steps(Numbers(4), 10, 0, drop_last=True)] == [4]  # all there is
     assert [size for size, _ in steps(Numbers(20), 10, 0, drop_last=True)] == [10, 10]
+
+
+class Failing(Numbers):
+    def __init__(self, error):
+        super().__init__(8)
+        self.error = error
+
+    def __getitem__(self, i):
+        raise self.error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (Unreadable("a.wav", "is empty"), ValueError),
+        (ImportError("libGL.so.1: cannot open shared object file", name="cv2"), ImportError),
+        (ModuleNotFoundError("No module named 'av'", name="av"), ModuleNotFoundError),
+        (OSError("sndfile library not found"), OSError),
+        (ValueError("frames: 3 are needed"), ValueError),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_an_error_is_the_same_line_whoever_reads(workers, error, kind):
+    with pytest.raises(kind) as caught:
+        list(batches(Failing(error), 4, None, workers=workers))
+    assert str(caught.value) == str(error)
+
+
+def test_rows_of_a_modality_and_labels_go_together():
+    labels = torch.zeros(90).long()
+    for n in (89, 120):
+        with pytest.raises(ValueError, match=f"{n} rows of kar beside 90 labels: give each"):
+            MemorySet({"fou": torch.zeros(90, 3), "kar": torch.zeros(n, 2)}, labels, ["a"])
+    MemorySet({"fou": torch.zeros(90, 3)}, labels, ["a"])
 
 
 def test_the_global_generator_is_left_alone(dataset):

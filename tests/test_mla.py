@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from igm import LateFusion, Unimodal, train
+from igm import LateFusion, Unimodal, fuse, train
 from igm.loading import batches
 from igm.methods import Alternating, Joint, Stage, find_method
 from igm.rivals.mla import MLA, project_off
@@ -86,7 +86,7 @@ def test_every_feature_leaves_less_to_learn_in():
         P = project_off(P, r[None], 0.1)
         spectra.append(torch.linalg.eigvalsh(P))
     assert all((after <= before + 1e-12).all() for before, after in zip(spectra, spectra[1:]))
-    assert spectra[0].sum() == 8 and spectra[-1].sum() < 0.3
+    assert spectra[0].sum() == pytest.approx(8) and spectra[-1].sum() < 0.3
 
 
 # ---------------------------------------------------------------- one step
@@ -284,6 +284,41 @@ def test_a_run_that_is_interrupted_goes_on_the_same(networks, tiny, tmp_path, al
     for layer, P in whole.method.projections.items():
         assert P.dtype == torch.float64
         assert torch.equal(again.method.projections[layer], P)
+
+
+# ---------------------------------------------------------------- fusion
+
+
+def test_the_authors_fusion_weights_logits_and_ours_probabilities(trained):
+    """By the same weights, in NumPy: exp(largest entropy - own), normalised for each sample."""
+    rng = np.random.default_rng(0)
+    logits = {name: scale * rng.standard_normal((50, 6)) for name, scale in (("a", 1), ("b", 5))}
+
+    def softmax(z, axis):
+        e = np.exp(z - z.max(axis, keepdims=True))
+        return e / e.sum(axis, keepdims=True)
+
+    p = np.stack([softmax(z, -1) for z in logits.values()])
+    entropy = -(p * np.log(p)).sum(-1)  # (2, n)
+    weights = softmax(-entropy, 0)[..., None]
+    tensors = {name: torch.from_numpy(z) for name, z in logits.items()}
+    ours, theirs = (fuse(tensors, way).numpy() for way in ("entropy", "entropy-logits"))
+    assert np.allclose(ours, (weights * p).sum(0), atol=1e-12)
+    mixed = softmax((weights * np.stack(list(logits.values()))).sum(0), -1)
+    assert np.allclose(theirs, mixed, atol=1e-12)
+    assert (
+        ours.argmax(1) != theirs.argmax(1)
+    ).any()  # they do not only differ in how sure they are
+    assert trained("mla", fusion="entropy-logits").settings.fusion == "entropy-logits"
+
+
+def test_both_fusions_are_probabilities_where_a_modality_is_certain():
+    sure = torch.tensor([[1000.0, 0.0, -1000.0]])
+    unsure = torch.tensor([[0.0, 0.1, 0.0]])
+    for way in ("entropy", "entropy-logits"):
+        p = fuse({"a": sure, "b": unsure, "c": sure}, way)
+        assert torch.isfinite(p).all() and p.sum().item() == pytest.approx(1, abs=1e-6)
+        assert p.argmax() == 0
 
 
 # ---------------------------------------------------------------- mistakes

@@ -148,6 +148,31 @@ def test_entropy_fusion_stands_certain_predictions():
     assert p[0].tolist() == pytest.approx([weight + (1 - weight) / 3] + 2 * [(1 - weight) / 3])
 
 
+@pytest.mark.parametrize("modalities", [3, 5, 9, 20])
+def test_entropy_fusion_of_many_sure_modalities_stays_a_probability(modalities):
+    generator = torch.Generator().manual_seed(modalities)
+    z = torch.randn(modalities, 4000, 8, generator=generator)
+    z[:, :, 0] += 14 + 16 * torch.rand(modalities, 4000, generator=generator)
+    logits = dict(zip(map(str, range(modalities)), z))
+    p = fuse(logits, "entropy")
+    assert p.min() >= 0 and p.max() <= 1
+    expected = fuse({name: x.double() for name, x in logits.items()}, "entropy")
+    assert torch.allclose(p.double(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        ({"a": torch.ones(90, 3), "b": torch.ones(120, 3)}, r"one shape, .* a \(90, 3\), b \(120, 3\)"),
+        ({"a": torch.ones(9, 3), "b": torch.ones(9, 4)}, r"a \(9, 3\), b \(9, 4\)"),
+        ({}, "got none"),
+    ],
+)  # fmt: skip
+def test_logits_that_do_not_fit_each_other_are_named(logits, message):
+    with pytest.raises(ValueError, match=message):
+        fuse(logits)
+
+
 def test_an_unknown_fusion_is_named(logits):
     with pytest.raises(ValueError, match="unknown fusion 'max': use one of mean, entropy, logits"):
         fuse(logits, "max")

@@ -1,15 +1,25 @@
 """The notebooks as they lie in the repository: really executed, short cells, described figures.
 
-(What their cells give is compared by nbval, in another run: `make test`.)
+(What their cells give, at first and again, is compared by nbval, in another run: tests/test_alone.py.)
 """
 
+import ast
 import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from statistics import median
 
 import nbformat
 import pytest
+from cell_names import check_names, names, python_of
+from nbconvert import ScriptExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from rerun import ONCE
+from strip_notebooks import METADATA, strip
 
 BOOK = Path(__file__).parents[1] / "book"
 COLAB_CELL = (BOOK / "colab_cell.py").read_text().strip()
@@ -62,7 +72,7 @@ def check_cell(cell, following=None) -> list[str]:
     faults = []
     lines = [line for line in cell.source.splitlines() if line.strip()]
     tags = set(cell.metadata.get("tags", []))
-    if len(lines) > MAX_LINES:
+    if len(lines) > MAX_LINES and cell.source.strip() != COLAB_CELL:
         faults.append(f"{len(lines)} lines, at most {MAX_LINES}")
     if tags - TAGS:
         faults.append(f"unknown tags {sorted(tags - TAGS)}")
@@ -90,6 +100,11 @@ def check_notebook(path: Path) -> list[str]:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if not code or code[0].source.strip() != COLAB_CELL:
         faults.append("the first code cell is not book/colab_cell.py")
+    faults += check_names([cell.source for cell in code])
+    if sum(ONCE in cell.source for cell in code) > 1:
+        faults.append(f"more than one cell that says {ONCE!r}")
+    if notebook.metadata != METADATA:
+        faults.append("other metadata than tools/strip_notebooks.py leaves")
     if path.stat().st_size > MAX_BYTES:
         faults.append(f"{path.stat().st_size / 1e6:.1f} MB, at most 1")
     for cell, following in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
@@ -118,6 +133,48 @@ def test_most_code_cells_are_short():
     assert median(lengths) <= MEDIAN_LINES
 
 
+PROJECT = tomllib.loads((BOOK.parent / "pyproject.toml").read_text())["project"]
+
+
+def installed_with(lines: list[str]) -> set[str]:
+    """The distributions that these requirements bring, theirs included."""
+    found, new = set(), {canonicalize_name(Requirement(line).name) for line in lines}
+    while new:
+        found |= new
+        needed = (Requirement(line) for name in new for line in requires(name) or [])
+        asked = {
+            canonicalize_name(r.name)
+            for r in needed
+            if r.marker is None or r.marker.evaluate({"extra": ""})
+        }
+        new = asked - found
+    return found
+
+
+def test_the_first_cell_installs_what_the_notebooks_import():
+    extras = re.search(r"igm-book\[([\w,]+)\]'", COLAB_CELL)[1].split(",")
+    lines = sum((PROJECT["optional-dependencies"][extra] for extra in extras), [])
+    there = installed_with([*PROJECT["dependencies"], *lines, "ipython"])  # a notebook has IPython
+    sources = [path.read_text() for path in (BOOK / "igm_book").rglob("*.py")]
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, as_version=4).cells
+        sources += [python_of(cell.source) for cell in cells if cell.cell_type == "code"]
+    imported = set().union(*map(modules, sources)) - sys.stdlib_module_names - {"igm", "igm_book"}
+    owners = packages_distributions()
+    assert not {m for m in imported if not there & set(map(canonicalize_name, owners[m]))}
+
+
+def modules(source: str) -> set[str]:
+    """The top packages that a text in Python imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return found
+
+
 # Does the check find what it is there to find?
 
 
@@ -137,7 +194,7 @@ def written(folder: Path, *cells, first=COLAB_CELL, executed=True) -> Path:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for number, cell in enumerate(code, 1):
         cell.execution_count = number if executed else None
-    nbformat.write(notebook, folder / "notebook.ipynb")
+    nbformat.write(strip(notebook), folder / "notebook.ipynb")
     return folder / "notebook.ipynb"
 
 
@@ -197,6 +254,69 @@ def test_a_notebook_executed_out_of_order_is_found(tmp_path):
 def test_another_first_cell_is_found(tmp_path):
     (fault,) = check_notebook(written(tmp_path, first="import igm"))
     assert "colab_cell.py" in fault
+
+
+def test_a_notebook_becomes_a_script(tmp_path):
+    script, made = ScriptExporter().from_filename(written(tmp_path, new_code_cell("x = 1")))
+    assert made["output_extension"] == ".py" and "\nx = 1\n" in script
+
+
+def test_a_notebook_that_may_be_any_language_is_found(tmp_path):
+    path = written(tmp_path)
+    notebook = nbformat.read(path, as_version=4)
+    del notebook.metadata["language_info"]
+    nbformat.write(notebook, path)
+    assert "metadata" in check_notebook(path)[0]
+
+
+def test_one_cell_may_say_that_it_cannot_run_again(tmp_path):
+    once = [new_code_cell(f"{ONCE}it asks for word {i}\n1") for i in range(2)]
+    assert check_notebook(written(tmp_path, once[0])) == []
+    assert "more than one" in check_notebook(written(tmp_path, *once))[0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "fault"),
+    [
+        (["x = 1", "print(x)", "x = 2"], "x means several things"),
+        (["x = 1", "def f():\n    return x", "for x in []:\n    pass"], "x means several things"),
+        (["x = 1\ndef f():\n    return x", "x, y = 2, 3"], "x means several things"),
+        (["x = 1", "[x for _ in 'ab']", "def x():\n    pass"], "x means several things"),
+        (["x = 1", "x += 1"], "x means several things"),
+        (["x = 'ls'", "!{x}", "with open('x') as x:\n    pass"], "x means several things"),
+        (["from a import x", "x()", "from b import x"], "x means several things"),
+        (["x = []", "x.append(1)"], "cell 1 changes x"),
+        (["x = {}", "def f():\n    x['a'] = 1"], "cell 1 changes x"),
+        (["x = {'a': {}}", "x['a']['b'] = 1"], "cell 1 changes x"),
+    ],
+)
+def test_a_name_with_two_meanings_is_found(cells, fault):
+    (found,) = check_names(cells)
+    assert fault in found
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["x = 1\nprint(x)", "x = 2\nprint(x)"],
+        ["x = 1", "print(x)", "[x for x in 'ab']", "def f(x):\n    return x", "lambda x: x"],
+        ["import a", "a.b()", "import a"],
+        ["x = []", "x = [2]\nx.append(1)"],
+        ["x = {}\ndef f():\n    x['a'] = 1", "f()"],
+        ["def f():\n    y = 1\n    return lambda: y", "y = 2", "y = 3"],
+        ["class C:\n    x = 1\n\n    def f(self):\n        return self.x", "x = 2", "x = 3"],
+        ["try:\n    pass\nexcept OSError as x:\n    print(x)", "x = 1"],
+    ],
+)
+def test_names_of_a_cell_s_own_may_come_again(cells):
+    assert check_names(cells) == []
+
+
+def test_the_names_of_a_cell():
+    found = names("import os\ny = f(x, key=lambda a: a + z)\ndef g(k=w):\n    return v + y")
+    assert set(found.bound) == {"os", "y", "g"}
+    assert found.needed == {"f", "x", "z", "w"}
+    assert found.later == {"v", "y"}
 
 
 @pytest.mark.parametrize(

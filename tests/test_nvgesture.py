@@ -481,9 +481,9 @@ WRONG = {
     "start below 0": (line("class_01/subject2_r0", -1, 4), "is not depth:FILE:START:END"),
     "no numbers": (line("class_01/subject2_r0", color="sk_color:a:b"), "is not color:FILE"),
     "a huge number": (line("class_01/subject2_r0", 2, "9" * 5000), "FILE:START:END"),
-    "no depth": (line("class_01/subject2_r0", depth=None), "has no field depth:FILE:START:END"),
-    "no path": (line("", path=None), "has no field path:FOLDER"),
-    "no label": (line("class_01/subject2_r0", label=None), "unknown label ''"),
+    "no depth": (line("class_01/subject2_r0", depth=None), "has no depth; it has path, color"),
+    "no path": (line("", path=None), "has no path; it has depth"),
+    "no label": (line("class_01/subject2_r0", label=None), "has no label; it has path"),
     "label 0": (line("class_01/subject2_r0", label=0), "unknown label '0': use one of 1 to 25"),
     "label 26": (line("class_01/subject2_r0", label=26), "unknown label '26'"),
     "label word": (line("class_01/subject2_r0", label="wave"), "unknown label 'wave'"),
@@ -495,7 +495,7 @@ WRONG = {
     "elsewhere": (line("x", path="./other/class_01/subject1_r0"), "is no recording"),
     "up by file": (line("class_01/subject2_r0", color="../sk_color:2:10"), "is not color:FILE"),
     "a space": (line("class_01/subject 2_r0"), "is no field KEY:VALUE"),
-    "commas": (GOOD.replace(" ", ","), "stands twice|has no field|is no"),
+    "commas": (GOOD.replace(" ", ","), "stands twice|has no depth"),
 }
 
 
@@ -624,7 +624,9 @@ def test_a_download_that_is_not_unpacked_or_not_whole_is_refused(raw, tmp_path):
     with pytest.raises(FileNotFoundError, match="--annotations"):
         make(raw, tmp_path / "a")
     (raw / "Video_data").rename(tmp_path / "away")
-    with pytest.raises(FileNotFoundError, match="no folder Video_data: give the folder"):
+    with pytest.raises(
+        FileNotFoundError, match="no folder Video_data, there is .*: give the folder"
+    ):
         make(raw, tmp_path / "b")
     (raw / "nvGesture_v1.7z.003").write_bytes(b"7z")
     with pytest.raises(FileNotFoundError, match=r"`7z x nvGesture_v1\.7z\.001`"):

@@ -99,8 +99,40 @@ def test_protect_takes_moments_where_names_and_sizes_agree(problem):
         assert torch.allclose(optimizer.matrices[name], modification_matrix(moment, 2.0))
     optimizer.protect({"first": torch.eye(7), "elsewhere": torch.eye(5), "last": moments["last"]})
     assert list(optimizer.matrices) == ["last"]
-    optimizer.protect({})
+    optimizer.protect({})  # of nobody yet: no reason to warn
     assert optimizer.matrices == {}
+
+
+def test_moments_that_fit_no_layer_are_not_passed_over_in_silence(problem):
+    network, other, x, _ = problem
+    optimizer = IGM(torch.optim.SGD(network.parameters(), 0.1), layers(network))
+    moments = collected(other, x).matrices
+    with pytest.warns(UserWarning, match="none of the layers first, last has a moment") as seen:
+        optimizer.protect({f"head.{name}": moment for name, moment in moments.items()})
+    assert seen[0].filename == __file__ and "of head.first, head.last: T is" in str(seen[0].message)
+    with pytest.warns(UserWarning, match="T is the identity"):
+        optimizer.protect({"first": torch.eye(7)})
+    with pytest.warns(UserWarning, match="no input passed the layers first, last"):
+        optimizer.protect(collected(other, x[:0]))
+
+
+def test_layers_that_the_optimiser_does_not_train_are_refused(problem):
+    network, other, *_ = problem
+    base = torch.optim.SGD(network.parameters(), 0.1)
+    with pytest.raises(ValueError, match="the optimiser has no weight of the layers first, last"):
+        IGM(base, layers(other))
+    IGM(base, {"first": network[0], "elsewhere": other[2]})
+    network[2].weight = nn.Parameter(network[2].weight[:, :1].detach().repeat(1, 4))
+    tied = nn.Linear(4, 3)
+    tied.weight = network[2].weight
+    base = torch.optim.SGD(network.parameters(), 0.1)
+    with pytest.raises(ValueError, match="the layers 'last' and 'tied' share one weight"):
+        IGM(base, layers(network) | {"tied": tied})
+    nn.utils.parametrizations.weight_norm(network[0])
+    with pytest.raises(TypeError, match="layer 'first' computes its weight"):
+        IGM(base, layers(network))
+    with pytest.raises(TypeError, match="'norm' is a BatchNorm1d"):
+        IGM(base, {"norm": nn.BatchNorm1d(3)})
 
 
 def test_a_control_can_take_the_place_of_equation_4(problem):
@@ -130,9 +162,28 @@ def test_the_state_has_the_matrices_and_the_momentum(problem):
     second = optimizer_of(twin)
     second.load_state_dict(state)
     assert second.matrices.keys() == {"first", "last"} and second.tau == 20.0
+    assert second.matrices["last"].data_ptr() != state["matrices"]["last"].data_ptr()
     for optimizer, net in ((first, network), (second, twin)):
         optimizer.step(closure_of(net, optimizer, x, y))
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), twin.parameters()))
+
+
+def test_a_copy_and_the_states_of_other_optimisers(problem):
+    network, other, x, y = problem
+    optimizer = IGM(torch.optim.SGD(network.parameters(), 0.1), layers(network), tau=3.0)
+    optimizer.protect(collected(other, x))
+    twin, copied = copy.deepcopy((network, optimizer))
+    for net, each in ((network, optimizer), (twin, copied)):
+        each.step(closure_of(net, each, x, y))
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), twin.parameters()))
+    state = copied.state_dict()
+    for plain in (copied.base_optimizer.state_dict(), SAM(copied.base_optimizer, 0.3).state_dict()):
+        copied.load_state_dict(plain)
+    assert (copied.rho, copied.tau) == (0.3, 3.0)  # SAM's own, and what only IGM has
+    assert copied.matrices.keys() == {"first", "last"}
+    renamed = IGM(copied.base_optimizer, {"head": twin[0]})
+    with pytest.raises(ValueError, match="matrices of first, last, the optimiser has the layers"):
+        renamed.load_state_dict(state)
 
 
 def test_a_scheduler_moves_its_rate(problem):
@@ -151,17 +202,32 @@ def test_a_bad_tau_is_refused(problem, tau):
         IGM(base, {}, tau=tau)
 
 
-@pytest.mark.parametrize("warmup", [0, 1, 2, 5])
-def test_the_rates_of_a_warmup_are_those_of_the_formula(warmup):
+def rates(epochs: int, **settings) -> list[float]:
+    """The rate of each epoch, from one of 0.3."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.3)
-    settings = Settings(schedule="step", milestones=[3, 6], lr_factor=0.1, warmup=warmup)
-    schedule = learning_rate_schedule(optimizer, settings, 9)
+    schedule = learning_rate_schedule(optimizer, Settings(**settings), epochs)
     found = []
-    for _ in range(9):
+    for _ in range(epochs):
         found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2, 5])
+@pytest.mark.parametrize("milestones", [[3, 6], [0, 1], [4]], ids=str)
+def test_the_rates_of_a_warmup_are_those_of_the_authors_formula(warmup, milestones):
+    """(1/3)(1 - e/w) + e/w in epoch e = 1, 2, ..., times 0.1 for each milestone that was passed."""
+    found = rates(9, schedule="step", milestones=milestones, lr_factor=0.1, warmup=warmup)
     expected = [
-        0.3 * min(1, (e + 1) / (warmup + 1)) * 0.1 ** ((e >= 3) + (e >= 6)) for e in range(9)
+        0.3
+        * ((1 - e / warmup) / 3 + e / warmup if e < warmup else 1)
+        * 0.1 ** sum(e > milestone for milestone in milestones)
+        for e in range(1, 10)
     ]
     assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_two_epochs_of_warmup_are_two_thirds_and_all_of_the_rate():
+    assert rates(4, schedule="constant", warmup=2) == pytest.approx([0.2, 0.3, 0.3, 0.3])
+    assert rates(4, schedule="constant", warmup=3) == pytest.approx([0.5 / 3, 0.7 / 3, 0.3, 0.3])

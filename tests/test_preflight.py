@@ -12,6 +12,10 @@ SCRIPT = Path(preflight.__file__)
 Usage = namedtuple("Usage", "total used free")
 
 
+def installed(environment):
+    (environment / "lib" / "python3.11" / "site-packages" / "torch").mkdir(parents=True)
+
+
 def free(gigabytes):
     return lambda folder: Usage(0, 0, gigabytes * 1e9)
 
@@ -38,9 +42,16 @@ def test_a_small_disk_is_refused_before_the_first_installation(tmp_path):
 
 
 def test_a_full_disk_is_refused_for_a_renewal_too(tmp_path):
-    (tmp_path / ".installed").touch()
+    installed(tmp_path)
     assert preflight.check_space(str(tmp_path), {}, free(5)) is None
     assert "0.1 GB free" in preflight.check_space(str(tmp_path), {}, free(0.1))
+
+
+def test_an_environment_that_conda_has_filled_is_not_filled_again(tmp_path):
+    environment = tmp_path / "my conda [1]"
+    assert "5.0 GB free" in preflight.check_space(str(environment), {}, free(5))
+    installed(environment)
+    assert preflight.check_space(str(environment), {}, free(5)) is None
 
 
 def test_no_folder_for_temporary_files(tmp_path, monkeypatch):

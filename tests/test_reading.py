@@ -102,11 +102,15 @@ def test_evaluation_reads_the_same_in_every_pass(items):
         ("spread", 1, [2]),
         ("spread", 2, [1, 3]),
         ("random", 5, [0, 1, 2, 3, 4]),
+        ("first", 7, [0, 1, 2, 3, 4, 4, 4]),  # a clip that is too short repeats its last frame
+        ("spread", 6, [0, 1, 2, 3, 4, 4]),
+        ("random", 6, [0, 1, 2, 3, 4, 4]),
     ],
 )
-def test_which_frames_are_taken(items, choice, count, expected):
+@pytest.mark.parametrize("train", [False, True])
+def test_which_frames_are_taken(items, choice, count, expected, train):
     reader = Pictures("video", count=count, choice=choice)
-    paths = reader.paths(items[0], np.random.default_rng(0), False)
+    paths = reader.paths(items[0], np.random.default_rng(0), train)
     assert [int(path.stem) for path in paths] == expected
 
 
@@ -192,9 +196,62 @@ def test_an_unreadable_file_is_one_clear_error(tmp_path, items, workers, damage,
     assert str(tmp_path) in str(caught.value)
 
 
-def test_too_few_frames_are_counted_in_the_message(items):
-    with pytest.raises(ValueError, match="has 5 frames, 6 are needed"):
-        media_set(items, count=6)[0]
+@pytest.mark.parametrize("choice", ["first", "random", "spread"])
+@pytest.mark.parametrize("train", [False, True])
+def test_a_short_clip_repeats_its_last_frame(items, choice, train):
+    video = media_set(items, train, choice=choice, count=7)[0]["video"]
+    assert video.shape == (7, 3, 32, 32)
+    assert torch.equal(video[4], video[5]) and torch.equal(video[4], video[6])
+    assert not torch.equal(video[3], video[4])
+    if not train:
+        assert torch.equal(video[:5], media_set(items, train, choice=choice, count=5)[0]["video"])
+
+
+def test_frames_are_taken_as_people_count(tmp_path, items):
+    folder = tmp_path / "clip"
+    for k in range(1, 12):
+        image = np.full((40, 40, 3), 20 * k, np.uint8)
+        synthetic.write_jpeg(folder / f"{k}.jpg", image)
+    item = Item("clip", 0, 1, {"video": folder})
+    paths = Pictures("video", 32, 3).paths(item, None, False)
+    assert [path.name for path in paths] == ["1.jpg", "2.jpg", "3.jpg"]
+    frames = Pictures("video", 32, 11).read(item, None, False, None)
+    assert frames.mean((1, 2, 3)).argsort().tolist() == list(range(11))
+
+
+def test_a_reader_decodes_all_that_training_may_draw(tmp_path, items):
+    """igm check finds a damaged frame just where some epoch of training could meet it."""
+    folder = tmp_path / "clip"
+    for k in range(5):
+        synthetic.write_jpeg(folder / f"{k}.jpg", np.full((40, 40, 3), 40 * k, np.uint8))
+    item = Item("clip", 0, 1, {"video": folder})
+    (folder / "4.jpg").write_bytes((folder / "4.jpg").read_bytes()[:-40])
+    drawn = Pictures("video", 32, 2, "random")
+    for reader, train in ((drawn, True), (Pictures("video", 32, 5), True)):
+        with pytest.raises(media.Unreadable, match="4.jpg is a damaged picture"):
+            reader.verify(item, train)
+    for reader in (drawn, Pictures("video", 32, 4), Pictures("video", 32, 1, "spread")):
+        assert reader.verify(item, False) == ""  # such as these take no damaged frame
+    (folder / "4.jpg").unlink()
+    said = Pictures("video", 32, 5).verify(item, True)
+    assert said == "fewer than 5 frames in video: the last is repeated"
+    synthetic.write_jpeg(folder / "4.jpg", np.zeros((44, 40, 3), np.uint8))
+    reader = Pictures("video", 32, 5)
+    with pytest.raises(media.Unreadable, match="4.jpg has another size"):
+        reader.verify(item, True)
+    assert reader.verify(item, False) == "" and len(reader.read(item, None, False, None)) == 5
+
+
+def test_files_that_are_missing_are_found_before_any_is_read(tmp_path, items):
+    gone = [Item(i.name, i.label, i.line, dict(i.files)) for i in items]
+    gone[3].files["video"] = tmp_path / "no clip"
+    gone[7].files["audio"] = tmp_path / "empty.wav"
+    (tmp_path / "empty.wav").touch()
+    dataset = media_set(gone)
+    assert dataset.missing_files() == [tmp_path / "no clip", tmp_path / "empty.wav"]
+    assert dataset.missing_files(["audio"]) == [tmp_path / "empty.wav"]
+    assert dataset.subset([0, 7]).view(["video"]).missing_files() == []
+    assert media_set(items).missing_files() == []
 
 
 def test_frames_of_different_sizes_are_refused_in_training(tmp_path, items):

@@ -1,12 +1,15 @@
 """sam.py against gradients computed by hand (Eqs. 6-8)."""
 
 import copy
+import pickle
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
 from igm import SAM
+from igm.sam import NORMS, perturbation
 
 
 def quadratic(w: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
@@ -261,3 +264,132 @@ def test_in_float32_the_papers_radius_moves_next_to_nothing(rho, share):
     optimizer.gradient(closure_for(optimizer, loss))
     changed = (seen[1] != start).float().mean().item()
     assert changed > share if rho == 1e-2 else changed <= share
+
+
+# ---------------------------------------------------------------- around any optimiser, in any loop
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e20, 1e-25, 1e-38, 1e37, 1.0])
+def test_a_gradient_of_any_scale_moves_the_weights_by_rho(scale, dtype, norm):
+    gradient = (scale * torch.tensor([3.0, 4.0], dtype=torch.float64)).to(dtype)
+    tensors = [gradient, torch.zeros(3, dtype=dtype)]
+    eps = perturbation(tensors, tensors, 0.5, norm=norm)
+    assert torch.allclose(eps[0].double(), torch.tensor([0.3, 0.4]).double(), atol=5e-3)
+    assert torch.equal(eps[1], torch.zeros(3, dtype=dtype))
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_adaptive_perturbation_of_any_scale(scale):
+    w, g = torch.tensor([[1.0, 2.0], [1.0, 1.0]], dtype=torch.float64)
+    (eps,) = perturbation([w], [scale * g], 0.5, adaptive=True)
+    assert torch.allclose(eps, w**2 * g * 0.5 / 5**0.5)
+
+
+def test_sparse_gradients_are_those_of_the_dense_layer():
+    torch.manual_seed(0)
+    sparse, dense = nn.Embedding(9, 4, sparse=True), nn.Embedding(9, 4)
+    dense.load_state_dict(sparse.state_dict())
+    words = torch.tensor([1, 5, 5, 2])
+    for layer in (sparse, dense):
+        optimizer = SAM(torch.optim.SGD(layer.parameters(), lr=0.1), rho=0.3)
+        optimizer.step(closure_for(optimizer, lambda: layer(words).square().sum()))  # noqa: B023
+    assert sparse.weight.grad.is_sparse
+    assert torch.allclose(sparse.weight, dense.weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.3])
+def test_a_closure_may_return_a_number_and_the_loss_has_no_graph(bowl, rho):
+    w, A = bowl
+    optimizer = SAM(torch.optim.SGD([w], lr=0.1), rho)
+    expected = quadratic(w, A).item()
+    closure = closure_for(optimizer, lambda: quadratic(w, A))
+    assert not optimizer.gradient(closure).requires_grad
+    assert optimizer.step(lambda: closure().item()) == pytest.approx(expected)
+
+
+def test_what_is_no_optimiser_for_sam_is_refused(bowl):
+    w, _ = bowl
+    with pytest.raises(TypeError, match="LBFGS evaluates the loss itself: give SGD"):
+        SAM(torch.optim.LBFGS([w]), rho=0.1)
+    with pytest.raises(TypeError, match="SAM evaluates the loss itself"):
+        SAM(SAM(torch.optim.SGD([w], 0.1), rho=0.1), rho=0.1)
+    with pytest.raises(TypeError, match=r"give an optimiser, such as .* and not a list"):
+        SAM([w], rho=0.1)
+    with pytest.raises(TypeError, match="give step a closure, or call gradient"):
+        SAM(torch.optim.SGD([w], 0.1), rho=0.1).step()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_goes_on_as_the_original(bowl, copied):
+    w, A = bowl
+    first = SAM(torch.optim.SGD([w], lr=0.1, momentum=0.9), rho=0.2, adaptive=True)
+    first.step(closure_for(first, lambda: quadratic(w, A)))
+    v, second = copied((w, first))
+    assert second.base_optimizer.param_groups[0]["params"][0] is v
+    for optimizer, p in ((first, w), (second, v)):
+        optimizer.step(closure_for(optimizer, lambda: quadratic(p, A)))  # noqa: B023
+    assert torch.equal(v, w)
+    assert v is not w and second.state[v] is second.base_optimizer.state[v]
+
+
+def test_the_state_of_a_plain_optimiser_is_taken_by_the_base(bowl):
+    w, A = bowl
+    plain = torch.optim.SGD([w], lr=0.05, momentum=0.9)
+    closure_for(plain, lambda: quadratic(w, A))()
+    plain.step()
+    optimizer = SAM(torch.optim.SGD([w], lr=0.1, momentum=0.9), rho=0.2, norm="tensor")
+    optimizer.load_state_dict(copy.deepcopy(plain.state_dict()))
+    assert optimizer.param_groups[0]["lr"] == 0.05
+    assert torch.equal(optimizer.state[w]["momentum_buffer"], plain.state[w]["momentum_buffer"])
+    assert (optimizer.rho, optimizer.norm) == (0.2, "tensor")
+
+
+@pytest.mark.parametrize("own_step", [False, True])
+@pytest.mark.parametrize("whose", ["SAM's", "the base's"])
+def test_a_scheduler_does_not_warn_of_the_order(bowl, whose, own_step):
+    w, A = bowl
+    optimizer = SAM(torch.optim.SGD([w], lr=0.1), rho=0.2)
+    followed = optimizer if whose == "SAM's" else optimizer.base_optimizer
+    scheduler = torch.optim.lr_scheduler.StepLR(followed, 1, gamma=0.5)
+    closure = closure_for(optimizer, lambda: quadratic(w, A))
+    if own_step:
+        optimizer.step(closure)
+    else:  # as igm.train does, so that a GradScaler can step
+        optimizer.gradient(closure)
+        optimizer.base_optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scheduler.step()
+    assert optimizer.base_optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5])
+def test_autocast_may_be_around_the_whole_loop(rho):
+    torch.manual_seed(0)
+    inside = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    around = copy.deepcopy(inside)
+    x, y = torch.randn(16, 6), torch.randint(3, (16,))
+
+    def losses(model, within, about):
+        optimizer, found = SAM(torch.optim.SGD(model.parameters(), lr=0.5), rho), []
+
+        def closure():
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=within or about):
+                loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            found.append(loss.item())
+            return loss
+
+        with torch.autocast("cpu", torch.bfloat16, enabled=about):
+            for _ in range(3):
+                optimizer.step(closure)
+        return found
+
+    expected = losses(inside, True, False)
+    assert losses(around, False, True) == pytest.approx(expected, rel=1e-3)
+    assert expected[0] - min(expected) > 0.01  # the steps do move the weights
+    for a, b in zip(around.parameters(), inside.parameters()):
+        assert torch.allclose(a, b, atol=1e-3)

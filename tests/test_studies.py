@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,8 @@ def test_a_recorded_run_can_be_repeated(study):
     another share, 10 % beyond 1). A change that moves a study by less than its seeds do is not seen here.
     """
     module, record = study
+    if why := getattr(module, "missing", lambda: None)():
+        pytest.skip(why)
     condition, seed = getattr(module, "RERUN", (module.CONDITIONS[0], module.SEEDS[0]))
     recorded, place = record["results"][condition], record["seeds"].index(seed)
     threads = torch.get_num_threads()
@@ -94,3 +97,41 @@ def test_a_study_s_common_settings_go_to_the_methods_that_have_them(study_tools,
     assert study_tools.scores(run, "test")["test fused"] == run.results["test"]["fused"]["accuracy"]
     with pytest.raises(ValueError, match="joint has no setting 'tau'"):
         study_tools.train(networks(), tiny, 3, common, "joint", tau=1.0)
+
+
+class Threads(ThreadPoolExecutor):
+    """In place of processes, each of which would load torch."""
+
+    def __init__(self, workers, context, *initializer):
+        super().__init__(workers, "", *initializer)
+
+
+def test_a_study_that_was_stopped_goes_on(study_tools, tmp_path, monkeypatch):
+    called = []
+
+    def run(condition, seed):
+        called.append((condition, seed))
+        if (condition, seed) == ("b", 0) and len(called) == 2:
+            raise KeyError("stopped")
+        return {"odd": seed % 2}
+
+    study = {"__file__": tmp_path / "odd.py", "__doc__": "Which\nseeds are odd?", "SETTINGS": {}}
+    study |= {"CONDITIONS": ["a", "b"], "SEEDS": range(2), "run": run}
+    monkeypatch.setattr(study_tools, "ProcessPoolExecutor", Threads)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("STUDY_WORKERS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(KeyError, match="stopped"):
+        study_tools.main(study)
+    journal = tmp_path / "odd.journal"
+    with open(journal, "a") as file:
+        file.write('["b", 1, {"od')  # killed while it wrote
+    study_tools.main(study)
+    record = json.loads((tmp_path / "odd.json").read_text())
+    assert record["results"] == {"a": {"odd": [0, 1]}, "b": {"odd": [0, 1]}}
+    assert record["question"] == "Which seeds are odd?" and not journal.exists()
+    assert called.count(("a", 0)) == 1  # it was done
+
+    journal.write_text("{}\n")
+    with pytest.raises(ValueError, match="was begun with another question or other settings"):
+        study_tools.main(study)

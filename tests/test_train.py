@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -237,6 +238,7 @@ def test_an_existing_folder_is_refused_and_kept(networks, tiny, tmp_path):
 
 def test_a_loss_that_is_not_finite_names_the_samples(networks, tiny, tmp_path):
     tiny["train"].inputs["kar"][37, 5] = float("nan")
+    tiny["train"] = Subset(tiny["train"], range(100))  # as if it were read from files
     with pytest.raises(FloatingPointError) as caught:
         train(networks(), tiny, "igm", out=tmp_path / "run", **QUICK)
     message = str(caught.value)
@@ -245,6 +247,87 @@ def test_a_loss_that_is_not_finite_names_the_samples(networks, tiny, tmp_path):
     assert 37 in samples
     assert len(samples) <= 16
     assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda s: s.inputs["kar"][37].fill_(math.nan), "kar .* in 1 samples of the {} split.* 37"),
+        (
+            lambda s: s.inputs["fou"][3, 4].fill_(-math.inf),
+            "fou .* not finite in 1 samples of the {}",
+        ),
+        (lambda s: s.labels[8].fill_(10), "the label 10 in the {} split is no class: there are 10"),
+        (lambda s: setattr(s, "labels", s.labels[:0]), "the {} split is empty"),
+    ],
+    ids=["NaN", "inf", "label", "empty"],
+)
+def test_data_that_do_not_fit_are_refused_before_the_first_epoch(
+    networks, tiny, tmp_path, split, spoil, message
+):
+    spoil(tiny[split])
+    with pytest.raises(ValueError, match=message.format(split)):
+        train(networks(), tiny, out=tmp_path / "run", **QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{}, {"shared_head": True}, {"fusion": "concat"}])
+@pytest.mark.parametrize("classes", [9, 12])
+def test_a_model_for_another_number_of_classes_is_refused(mfeat, tiny, tmp_path, options, classes):
+    model = build_model(mfeat["train"].shapes, classes, d=16, **options)
+    with pytest.raises(ValueError, match=rf"the model has {classes} outputs .* build it for 10"):
+        train(model, tiny, "joint", out=tmp_path / "run", **QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Wide(nn.Module):
+    """A head whose number of outputs cannot be seen from outside."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.hidden, self.classes = nn.Linear(16, 10), classes
+
+    def forward(self, z):
+        return F.pad(self.hidden(z), (0, self.classes - 10))
+
+
+def test_outputs_that_only_show_when_it_runs_are_refused_at_the_first_evaluation(tiny):
+    encoder = nn.Linear(76, 16)
+    model = LateFusion({"fou": Unimodal(encoder, Wide(11))})
+    with pytest.raises(ValueError, match="the model has 11 outputs and the data 10 classes"):
+        train(model, tiny, "unimodal", modalities=["fou"], **QUICK)
+    assert len(train(LateFusion({"fou": Unimodal(encoder, Wide(10))}), tiny, "unimodal",
+                     modalities=["fou"], **QUICK).history) == 4  # fmt: skip
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_prediction_that_is_nan_ends_the_run_and_names_split_and_modality(
+    networks, tiny, tmp_path, split
+):
+    tiny[split].inputs["kar"][37] = math.nan
+    tiny[split] = Subset(tiny[split], range(100))  # as if it were read from files
+    epoch = {"valid": 1, "test": 8}[split]
+    message = (
+        f"^{split} split, epoch {epoch}: kar: the predictions of 1 samples are NaN, of sample 37"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        train(networks(), tiny, out=tmp_path / "run", **QUICK)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"].startswith(f"failed: {split} split")
+
+
+@pytest.mark.parametrize("score", ["accuracy", "macro_f1", "map"])
+def test_a_score_that_is_higher_by_rounding_alone_is_a_tie(networks, tiny, monkeypatch, score):
+    valid = iter([0.5, 0.5 + 5e-8, 0.5 - 5e-8, 0.5 + 2e-7, 0.51, 0.51 + 1e-7, 0.4, 0.51])
+
+    def rounded(predict, dataset, *where, **how):
+        value = next(valid, 0.0)
+        return {"fused": dict.fromkeys(("accuracy", "macro_f1", "map"), value)}
+
+    monkeypatch.setattr(sys.modules["igm.train"], "evaluate", rounded)  # igm.train is the function
+    run = train(networks(), tiny, "alternating", score=score, **QUICK)
+    assert run.best_epoch == 5
 
 
 @pytest.mark.parametrize(
@@ -415,11 +498,11 @@ PLAIN = {  # the rate of epoch e of T without a warm-up, as a share of lr
 def test_a_warmup_raises_the_rate_linearly_and_then_the_schedule_goes_on(
     networks, tiny, schedule, restart
 ):
-    """(e + 1) / (w + 1) times the schedule, as LinearLR in a ChainedScheduler has it."""
+    """2/3, then all of the schedule's rate: (1/3)(1 - e/w) + e/w in the e-th epoch, from 1."""
     options = dict(schedule=schedule, milestones=[1, 3, 5], lr=0.03, warmup=2, restart=restart)
     run = train(networks(), tiny, "alternating", stage_epochs=[6] * 4, **options, **QUICK)
     T = 6 if restart else 12
-    rise = [1 / 3, 2 / 3, *[1] * T]
+    rise = [2 / 3, *[1] * T]
     expected = [0.03 * rise[e] * PLAIN[schedule](e, T) for e in range(T)] * (12 // T)
     for name in ("fou", "kar"):
         rates = [row["lr"] for row in run.history if row["modality"] == name]

@@ -259,14 +259,14 @@ def test_every_row_has_a_name_of_its_own(made, tmp_path):
 
 ROW = "1\t2\ta.jpg\tjoy in $T$ !\tLima"
 WRONG = {
-    "commas": ([RAW_HEADER.replace("\t", ","), ROW.replace("\t", ",")], r":1: 1 of 3 columns: separate them by tabs, not by commas"),
-    "another header": (["id\tsentiment\tfile\ttweet", ROW], r":1: the header has to name Label, ImageID and String"),
+    "a header without a picture": (["id\tsentiment\tsource\ttweet", "1\t2\tweb\tjoy"], r":1: the header lacks ImageID \(or image, .*\); it has id, sentiment, source, tweet"),
+    "an unknown header": (["a\tb\tc", "2\ta.jpg\tjoy"], r":1: the header lacks Label .*, ImageID .*, String .*; it has a, b, c"),
     "label": ([RAW_HEADER, ROW, ROW.replace("\t2\t", "\t3\t")], r":3: unknown label '3': use 0 negative"),
-    "label in words": ([RAW_HEADER, ROW.replace("\t2\t", "\tpositive\t")], r":2: unknown label 'positive'"),
+    "label in other words": ([RAW_HEADER, ROW.replace("\t2\t", "\tgood\t")], r":2: unknown label 'good'"),
     "no label": ([TEST_HEADER, "1\ta.jpg\tjoy in $T$ !\tLima"], r":2: unknown label 'a.jpg'"),
-    "tab in the text": ([RAW_HEADER, ROW.replace("joy in", "joy\tin")], r":2: 6 columns in place of 5: a tab"),
-    "two columns": ([RAW_HEADER, "1\t2"], r":2: 2 of 3 columns: separate them by tabs"),
-    "a way out": ([RAW_HEADER, ROW.replace("a.jpg", "../a.jpg")], r":2: '../a.jpg' is not the name of a picture"),
+    "tab in the text": ([RAW_HEADER, ROW.replace("joy in", "joy\tin")], r":2: 6 columns in place of 5: .* a tab too many"),
+    "two columns": ([RAW_HEADER, "1\t2"], r":2: 2 of 3 columns: separate them by commas or tabs"),
+    "a way out": ([RAW_HEADER, ROW.replace("a.jpg", "a/..")], r":2: '..' is not the name of a picture"),
     "no picture": ([RAW_HEADER, ROW.replace("a.jpg", "")], r":2: '' is not the name of a picture"),
     "no text": ([RAW_HEADER, "1\t2\ta.jpg\t\tLima"], r":2: no text"),
 }  # fmt: skip
@@ -447,6 +447,8 @@ def test_letters_are_what_the_authors_keep_of_a_tweet(tweet, words):
         ("hassle ! .\n.\n. # quote ", "hassle quote"),
         ("<user> emoji_15 & ^ _ “ quoted ”", "<user> emoji_15 & ^ _ “ quoted ”"),
         (" ,.'!?\"()*#:;~ ", ""),
+        ("Tell <person> and <PERSON>: so <user> !", "tell person and person so <user>"),
+        ("<per.son> < person > </person>", "person < person > < person>"),
     ],
 )
 def test_captions_lose_their_punctuation(tweet, words):
@@ -555,7 +557,9 @@ def clip(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
     letters = [chr(c) for c in range(33, 127)]
     words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[]).save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    CLIPTokenizer.from_pretrained(folder).save_pretrained(folder)
     CLIPConfig().save_pretrained(folder)
     return folder
 
@@ -642,6 +646,7 @@ def test_a_name_without_a_network_is_one_clear_error(fresh, monkeypatch):
         asked.append(local_files_only)
         raise OSError("We couldn't connect to the hub.\nAnd more lines.")
 
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", offline)
     with pytest.raises(
         FileNotFoundError,
@@ -666,6 +671,7 @@ def test_a_cache_that_holds_the_model_but_no_vocabulary_is_not_taken(
 
         return stand_in
 
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
     for auto in (AutoTokenizer, AutoConfig):
         monkeypatch.setattr(auto, "from_pretrained", hub(auto.from_pretrained))
     assert torch.equal(read(Tokens("bert", 20), text="love"), read(Tokens(bert, 20), text="love"))

@@ -3,6 +3,7 @@
 python3 tools/preflight.py VENV    checks the Python, its venv module and the free space for the folder VENV
 """
 
+import glob
 import importlib.util
 import os
 import shutil
@@ -42,8 +43,8 @@ def check_space(venv, environ=os.environ, disk_usage=shutil.disk_usage):
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     free, needed = disk_usage(folder).free / GB, needed_gb(environ)
-    if os.path.exists(os.path.join(venv, ".installed")):
-        needed = min(needed, 1)  # a renewed environment replaces what is there
+    if glob.glob(os.path.join(glob.escape(venv), "lib", "python3*", "site-packages", "torch")):
+        needed = min(needed, 1)  # the bulk is there: a renewal, or conda's environment
     if free < needed:
         return (
             "%.1f GB free in %s, the installation needs about %g GB. Free some space, or set VENV "

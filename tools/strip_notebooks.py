@@ -6,15 +6,21 @@ from pathlib import Path
 import nbformat
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    # What a kernel says of its language, without its version: `nbconvert --to script` writes .py by it.
+    "language_info": {
+        "name": "python",
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",  # % and ! lines
+    },
+}
 
 
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python", "pygments_lexer": "ipython3"},  # % and ! lines
-        }
-    )
+    notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if "remove-output" in cell.metadata.get("tags", []) and cell.cell_type == "code":

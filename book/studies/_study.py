@@ -64,26 +64,44 @@ def scores(run: igm.Run, *splits: str) -> dict[str, float]:
 
 
 def main(study: dict) -> None:
-    """Runs all of a study (its module's globals) on all cores, one thread each, and writes the record."""
+    """Runs all of a study (its module's globals), one thread a run, and writes the record.
+
+    Each run that is done is noted in NAME.journal: a study that was stopped goes on from there. STUDY_WORKERS in the
+    environment says how many processes there are, by default one a core.
+    """
     path = Path(study["__file__"])
     sys.path.insert(0, str(path.parent))
-    jobs = [(condition, seed) for condition in study["CONDITIONS"] for seed in study["SEEDS"]]
-    started = time.perf_counter()
-    done = {}
+    question = " ".join(study["__doc__"].split())
+    head = json.dumps({"question": question, "settings": study["SETTINGS"]})
+    journal = path.with_suffix(".journal")
+    workers = int(os.environ.get("STUDY_WORKERS", os.cpu_count()))
+    done, seconds = _read_journal(journal, head)
+    jobs = [(condition, seed) for seed in study["SEEDS"] for condition in study["CONDITIONS"]]
+    todo = [job for job in jobs if job not in done]
     # The workers inherit it: one thread a run, in torch and in BLAS.
     os.environ["OMP_NUM_THREADS"] = "1"
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), spawn, torch.set_num_threads, (1,)) as pool:
-        futures = {pool.submit(study["run"], *job): job for job in jobs}
-        for future in tqdm(as_completed(futures), total=len(jobs), desc=path.stem, unit="run"):
-            done[futures[future]] = future.result()
+    bar = tqdm(total=len(jobs), initial=len(done), desc=path.stem, unit="run")
+    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool, bar:
+        started = time.perf_counter()
+        futures = {pool.submit(study["run"], *job): job for job in todo}
+        try:
+            for future in as_completed(futures):
+                job, done[futures[future]] = futures[future], future.result()
+                seconds, started = seconds + time.perf_counter() - started, time.perf_counter()
+                with open(journal, "a", encoding="utf-8") as file:
+                    file.write(json.dumps([*job, done[job], seconds]) + "\n")
+                bar.update()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error the others are not begun
     results = {}
-    for condition, seed in jobs:
-        for measure, value in done[condition, seed].items():
-            results.setdefault(condition, {}).setdefault(measure, []).append(round(value, 5))
+    for condition in study["CONDITIONS"]:
+        for seed in study["SEEDS"]:
+            for measure, value in done[condition, seed].items():
+                results.setdefault(condition, {}).setdefault(measure, []).append(round(value, 5))
     record = {
         "study": path.stem,
-        "question": " ".join(study["__doc__"].split()),
+        "question": question,
         "settings": study["SETTINGS"],
         "seeds": list(study["SEEDS"]),
         "results": results,
@@ -93,9 +111,31 @@ def main(study: dict) -> None:
             "numpy": numpy.__version__,
         },
         "device": f"CPU ({platform.machine()}), one thread a run",
-        "wall_seconds": round(time.perf_counter() - started),
+        "wall_seconds": round(seconds),
     }
     out = path.with_suffix(".json")
     partial = out.with_suffix(".json.partial")
     partial.write_text(json.dumps(record, indent=1) + "\n")
     os.replace(partial, out)
+    journal.unlink()
+
+
+def _read_journal(journal: Path, head: str) -> tuple[dict, float]:
+    """(condition, seed) -> the result of a run that is done, and the seconds that all of them took.
+
+    Raises:
+        ValueError: the journal is of the study as it was before its question or its settings changed.
+    """
+    if not journal.exists():
+        journal.write_text(head + "\n", encoding="utf-8")
+    first, *lines = journal.read_text(encoding="utf-8").splitlines()
+    if first != head:
+        raise ValueError(f"{journal} was begun with another question or other settings: remove it")
+    done, seconds = {}, 0.0
+    for line in lines:
+        try:
+            condition, seed, result, seconds = json.loads(line)
+        except ValueError:  # cut off when the study was killed
+            continue
+        done[condition, seed] = result
+    return done, seconds

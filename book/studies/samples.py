@@ -38,7 +38,8 @@ METHODS = {
     "igm": {"method": "igm"},
     "igm without SAM": {"method": "igm", "rho": 0.0},
 }
-CONDITIONS = [f"{data}: {method}" for data in LAYOUTS for method in METHODS]
+PAPER = ["cremad", "kinetics_sounds", "twitter2015", "sarcasm", "nvgesture"]
+CONDITIONS = [f"{data}: {method}" for data in PAPER for method in METHODS]
 SEEDS = range(5)
 RERUN = ("sarcasm: igm without SAM", 0)
 

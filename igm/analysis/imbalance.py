@@ -218,7 +218,7 @@ def head_gradients(network: Unimodal, x: Tensor, labels: Tensor) -> dict[str, Te
         full name of a layer, as in ``IGM.matrices`` -> (out, in), as ``weight`` is stored.
     """
     weights = {name: layer.weight for name, layer in network.layers("head").items()}
-    with torch.random.fork_rng(), frozen_batchnorm_statistics():
+    with torch.random.fork_rng(), frozen_batchnorm_statistics(set(network.modules())):
         loss = F.cross_entropy(network(x), labels)
     return dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
 

@@ -7,7 +7,8 @@ that is not always what its name says:
 - ``noise_ratio`` is rho for the encoder, ``noise_ratio_cls`` for the head. ``max_tokens`` counts words.
 - For CREMA-D, Kinetics-Sounds and NVGesture the learning rate falls to a tenth after every ``patience`` epochs of a
   stage; nothing else of ``lr_scheduler`` is read. For Twitter2015 and Sarcasm its ``type`` decides.
-- The schedule moves on before an epoch and not after it, so a step at 40 acts in the 40th epoch, after 39 of them.
+- The schedule moves on before an epoch and not after it, so a step at 40 acts in the 40th epoch, after 39 of them, and
+  one at 1 in the first. The warm-up is that of ``igm.optimizer.learning_rate_schedule``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+
+from igm.cli.keys import Keys
 
 SECTIONS = ("dataset", "backbone", "loss", "train", "test", "setting")
 SUBSECTIONS = ("train.optimizer", "train.lr_scheduler")
@@ -36,7 +39,7 @@ def translate(config: Mapping) -> tuple[dict, list[str]]:
         ValueError: a value of the wrong type, a data set that is not known, or what cannot be trained: another
             number of classes, backbone, loss, optimiser or schedule. The message begins with the key.
     """
-    keys = _Keys(config)
+    keys = Keys(config, SECTIONS + SUBSECTIONS)
     data = _data_set(keys)
     _check(keys, data)
     root = keys.take("dataset.data_root", "text")
@@ -137,68 +140,7 @@ WITHOUT_EFFECT = {
 }
 
 
-# ---------------------------------------------------------------- keys
-
-
-class _Keys:
-    """The values by nested name. ``take`` and ``ignore`` strike one off what is ``left``; ``told`` are the sentences."""
-
-    def __init__(self, config: Mapping):
-        self.left = _flat(config)
-        self.told: list[str] = []
-
-    def take(self, name: str, kind: str):
-        """The value, which must be of this kind, or None where there is none."""
-        if name not in self.left:
-            return None
-        value = self.left.pop(name)
-        if not _is(value, kind):
-            raise ValueError(f"{name} must be {KINDS[kind]}, got {value!r}")
-        return value
-
-    def ignore(self, name: str, reason: str) -> None:
-        if name in self.left:
-            del self.left[name]
-            self.tell(name, f"is ignored: {reason}")
-
-    def tell(self, name: str, text: str) -> None:
-        self.told.append(f"{name} {text}")
-
-
-def _flat(config: Mapping, prefix: str = "") -> dict:
-    """``{"train": {"batch_size": 12}}`` -> ``{"train.batch_size": 12}``; only sections are opened."""
-    values = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name not in SECTIONS + SUBSECTIONS:
-            values[name] = value
-        elif isinstance(value, Mapping):
-            values |= _flat(value, f"{name}.")
-        else:
-            raise ValueError(f"{name} must hold keys in braces, got {value!r}")
-    return values
-
-
-KINDS = {
-    "text": "text",
-    "number": "a number",
-    "whole number": "a whole number",
-    "list": "a list of whole numbers, e.g. [25, 50]",
-    "whole number or list": "a whole number, or a list of them",
-}
-
-
-def _is(value, kind: str) -> bool:
-    if " or " in kind:
-        return any(_is(value, k) for k in kind.split(" or "))
-    if kind == "text":
-        return isinstance(value, str)
-    if kind == "list":
-        return (
-            isinstance(value, list) and value != [] and all(_is(x, "whole number") for x in value)
-        )
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole or (kind == "number" and isinstance(value, float))
+# ---------------------------------------------------------------- what is trained
 
 
 def _plain(text: str) -> str:
@@ -206,10 +148,7 @@ def _plain(text: str) -> str:
     return "".join(c for c in text.lower() if c.isalnum())
 
 
-# ---------------------------------------------------------------- what is trained
-
-
-def _data_set(keys: _Keys) -> _DataSet:
+def _data_set(keys: Keys) -> _DataSet:
     given = keys.take("dataset.dataset_name", "text")
     for data in DATA_SETS:
         if given is not None and _plain(given) in data.spellings:
@@ -219,7 +158,7 @@ def _data_set(keys: _Keys) -> _DataSet:
     raise ValueError(f"dataset.dataset_name {problem}: use one of {known}")
 
 
-def _check(keys: _Keys, data: _DataSet) -> None:
+def _check(keys: Keys, data: _DataSet) -> None:
     """Raises ValueError where the config asks for another network or loss, or another number of classes."""
     backbone = keys.take("backbone.name", "text")
     if backbone is not None and _plain(backbone) not in data.backbones:
@@ -247,7 +186,7 @@ def _check(keys: _Keys, data: _DataSet) -> None:
 # ---------------------------------------------------------------- training
 
 
-def _workers(keys: _Keys) -> dict:
+def _workers(keys: Keys) -> dict:
     train = keys.take("train.num_workers", "whole number")
     test = keys.take("test.num_workers", "whole number")
     if None not in (train, test) and train != test:
@@ -257,7 +196,7 @@ def _workers(keys: _Keys) -> dict:
     return {"workers": test if train is None else train}
 
 
-def _rho(keys: _Keys) -> dict:
+def _rho(keys: Keys) -> dict:
     encoder = keys.take("train.noise_ratio", "number")
     head = keys.take("train.noise_ratio_cls", "number")
     if head is not None and head != encoder:
@@ -269,7 +208,7 @@ def _rho(keys: _Keys) -> dict:
     return {"rho": encoder}
 
 
-def _optimizer(keys: _Keys) -> dict:
+def _optimizer(keys: Keys) -> dict:
     given = keys.take("train.optimizer.type", "text")
     kind = None if given is None else _plain(given)
     if kind not in (None, "sgd", "adam"):
@@ -295,9 +234,14 @@ READ = {  # which of them are read, by type
     "cosine": {"type"},
     "plateau": {"type", "lr_factor"},
 }
+ELSEWHERE = {  # what the authors' scripts do with a type that is here, and not the same
+    "step": "has no such schedule",
+    "plateau": "has no such schedule",
+    "cosine": "lets the rate fall over 30 epochs, whatever a stage has, and begins one epoch ahead",
+}
 
 
-def _schedule(keys: _Keys, data: _DataSet, longest: int) -> dict:
+def _schedule(keys: Keys, data: _DataSet, longest: int) -> dict:
     """``schedule`` and what belongs to it, for stages of at most ``longest`` epochs."""
     values = {name: keys.take(f"train.lr_scheduler.{name}", k) for name, k in SCHEDULER.items()}
     values = {name: value for name, value in values.items() if value is not None}
@@ -311,38 +255,45 @@ def _schedule(keys: _Keys, data: _DataSet, longest: int) -> dict:
         reason = f"the authors' script for {data.title} does not read it"
     elif kind in READ:
         read = set(READ[kind])
+        _tell_of_type(keys, data, given, kind)
     else:
         problem = "is missing" if given is None else f"{given!r} is not known"
         raise ValueError(f"train.lr_scheduler.type {problem}: use one of {', '.join(READ)}")
 
     found: dict = {"schedule": kind if kind in ("cosine", "plateau") else "step"}
+    before = "the authors' schedule moves on before each epoch"
     if "lr_step" in read:
         found["milestones"] = _milestones(values, "lr_step", longest)
+        if 0 in found["milestones"]:
+            name = "train.lr_scheduler.lr_step"
+            keys.tell(name, f"1 lowers the rate in the first epoch: {before}")
     if "lr_factor" in read:
         found["lr_factor"] = values.get("lr_factor")
     if kind == "normal":
         found |= {"milestones": _milestones(values, "patience", longest), "lr_factor": 0.1}
-        epochs = " and ".join(map(str, found["milestones"]))
-        keys.tell(
-            "train.lr_scheduler.patience",
-            f"{values['patience']} lowers the rate to a tenth after epoch {epochs} of a stage: the "
-            "authors' schedule moves on before each epoch",
-        )
+        p = values["patience"]
+        every = f"{p} lowers the rate to a tenth after epoch {p - 1} of a stage and every {p} from there"
+        keys.tell("train.lr_scheduler.patience", f"{every}: {before}")
         if values.get("lr_factor") == 0.1:  # the authors' factor, whatever the key says
             read.add("lr_factor")
     if kind == "plateau" and values.get("patience") == 5:  # the only patience that there is here
         read.add("patience")
-    if "warmup_epoch" in read and (w := values.get("warmup_epoch")):
-        found["warmup"] = w
-        keys.tell(
-            "train.lr_scheduler.warmup_epoch",
-            f"{w} lets the rate rise linearly from lr / {w + 1}: the authors' own formula is not in "
-            "their repository",
-        )
+    if "warmup_epoch" in read and values.get("warmup_epoch"):
+        found["warmup"] = values["warmup_epoch"]
     for name in values:
         if name not in read:
             keys.tell(f"train.lr_scheduler.{name}", f"is ignored: {reason}")
     return found
+
+
+def _tell_of_type(keys: Keys, data: _DataSet, given: str, kind: str) -> None:
+    """Says where the authors' script does something else with the type."""
+    text = ELSEWHERE.get(kind)
+    if not data.typed and kind != "normal":
+        text = "does not read it, and the rate falls to a tenth after every patience epochs"
+    if text:
+        name = "train.lr_scheduler.type"
+        keys.tell(name, f"{given}: the authors' script for {data.title} {text}")
 
 
 def _milestones(values: Mapping, name: str, longest: int) -> list[int]:
@@ -350,8 +301,8 @@ def _milestones(values: Mapping, name: str, longest: int) -> list[int]:
     key, steps = f"train.lr_scheduler.{name}", values.get(name)
     if steps is None:
         raise ValueError(f"{key} is missing: give the epochs at which the learning rate falls")
-    if min(steps if isinstance(steps, list) else [steps]) < 2:
-        raise ValueError(f"{key} must be 2 or above, got {steps}")
+    if min(steps if isinstance(steps, list) else [steps]) < 1:
+        raise ValueError(f"{key} must be 1 or above, got {steps}")
     if not isinstance(steps, list):
         steps = range(steps, max(steps, longest) + 1, steps)
     return [step - 1 for step in steps]  # there the schedule moves on before an epoch
@@ -360,7 +311,7 @@ def _milestones(values: Mapping, name: str, longest: int) -> list[int]:
 # ---------------------------------------------------------------- data and networks
 
 
-def _reading(keys: _Keys, data: _DataSet) -> dict:
+def _reading(keys: Keys, data: _DataSet) -> dict:
     found = {"size": keys.take("image_res", "whole number")}
     if not data.typed and found["size"] not in (None, 224):
         keys.tell(
@@ -376,14 +327,14 @@ def _reading(keys: _Keys, data: _DataSet) -> dict:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _network(keys: _Keys, data: _DataSet) -> dict:
+def _network(keys: Keys, data: _DataSet) -> dict:
     encoder = keys.take("text_encoder", "text") if data.files else None
     keys.ignore("text_encoder", f"{data.title} has no texts")
     keys.ignore("bert_config", "what is read is the config.json beside the text encoder's weights")
     return {} if encoder is None else {"text_encoder": encoder}
 
 
-def _files(keys: _Keys, data: _DataSet, root: str | None) -> None:
+def _files(keys: Keys, data: _DataSet, root: str | None) -> None:
     """Names the files and folders that are not where igm reads them."""
     for name, places in data.files.items():
         given = keys.take(name, "text")

@@ -10,7 +10,8 @@ from pathlib import Path
 from jsonargparse import ActionConfigFile
 
 from igm.cli.authors_config import is_authors, translate
-from igm.cli.parser import speaks, suggestion
+from igm.cli.parser import suggestion
+from igm.cli.terminal import speaks
 
 
 def read_config(path: str) -> tuple[dict, list[str]]:

@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from torch import nn
 
 from igm.cli.parser import Parser
-from igm.datasets import LAYOUTS, Layout, load_splits
+from igm.datasets import DATASETS, LAYOUTS, SMALL, load_splits
 from igm.devices import Devices
 from igm.encoders.small import build_model
 from igm.methods import Method, find_method
@@ -98,14 +98,16 @@ def model_and_data(
     wanted = [modality for modality in there if modality in (modalities or there)]
     kind, classes = notes["model"], len(data["train"].classes)
     shared = {"shared_head": notes["shared_head"], "seed": seed}
-    if name in LAYOUTS:
+    shared |= {} if pretrained else {"pretrained": False}
+    if name in LAYOUTS and LAYOUTS[name].network:
         from igm.encoders.build import build_network  # torchvision is slow to load
 
-        network |= shared | ({} if pretrained else {"pretrained": False})
-        return build_network(LAYOUTS[name].network, classes, wanted, kind, **network), data
+        build = LAYOUTS[name].network
+        data = {split: part.view(wanted) for split, part in data.items()}  # no other is read
+        return build_network(build, classes, wanted, kind, **network | shared), data
     shapes = {modality: data["train"].shapes[modality] for modality in wanted}
-    check_options("network", name, network, build_model)
-    return build_model(shapes, classes, fusion=kind, **shared, **network), data
+    check_options("network", name, network, build_model, DECIDED)
+    return build_model(shapes, classes, fusion=kind, **network | shared), data
 
 
 def _reading(notes: Mapping, network: Mapping) -> dict:
@@ -117,19 +119,24 @@ def _reading(notes: Mapping, network: Mapping) -> dict:
                 f"{decided[0]!r} is no option of --{flag}: the data or another option of the command "
                 "decides it, see igm train --help"
             )
-    if name in LAYOUTS:
-        if notes["noise"]:
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}: use one of {', '.join(DATASETS)}")
+    if name in SMALL:
+        check_options("reading", name, reading, SMALL[name], DECIDED)
+    if notes["noise"]:
+        if "noise" not in signature(DATASETS[name]).parameters:
             raise ValueError(f"noise is for the small data sets, not for {name}: leave it out")
-        reading["cache"] = notes["cache"]
-        _same_tokenizer(LAYOUTS[name], network, reading)
-    elif notes["noise"]:
         reading["noise"] = notes["noise"]
+    if name in LAYOUTS:
+        reading["cache"] = notes["cache"]
+    _same_tokenizer(name, network, reading)
     return reading
 
 
-def _same_tokenizer(layout: Layout, network: Mapping, reading: dict) -> None:
+def _same_tokenizer(name: str, network: Mapping, reading: dict) -> None:
     """A text encoder reads the numbers of its own tokenizer."""
-    if "tokenizer" in signature(layout.readers).parameters:
+    reads = LAYOUTS[name].readers if name in LAYOUTS else DATASETS[name]
+    if "tokenizer" in signature(reads).parameters:
         text_encoder = network.get("clip") or network.get("text_encoder")
         if text_encoder:
             reading.setdefault("tokenizer", text_encoder)

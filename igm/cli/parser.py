@@ -15,6 +15,8 @@ from difflib import get_close_matches
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from igm.cli.terminal import BAD_INPUT, one_line
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the lines beneath the settings
 
 KINDS = {
@@ -40,7 +42,7 @@ class Parser(ArgumentParser):
             raise ex
         text = one_line(self.plain(message))
         print(f"igm: {text} (`{self.prog} --help` lists all options)", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(BAD_INPUT)
 
     def plain(self, message: str) -> str:
         """A message of jsonargparse without its Python types."""
@@ -68,12 +70,3 @@ class Parser(ArgumentParser):
 def suggestion(word: str, known: Iterable[str]) -> str:
     close = get_close_matches(word, list(known), 1)
     return f": did you mean {close[0]}?" if close else ""
-
-
-def one_line(message: str) -> str:
-    return " ".join(message.split())
-
-
-def speaks() -> bool:
-    """Is this the one of several processes that prints?"""
-    return int(os.environ.get("RANK", 0)) == 0

@@ -7,9 +7,10 @@ import sys
 from jsonargparse import Namespace
 
 from igm.cli.parser import Parser
+from igm.cli.terminal import one_line
 from igm.datasets import LAYOUTS, find_layout
 from igm.datasets.layout import prepare
-from igm.datasets.preparing import MANIFEST, REPORT, report_text
+from igm.datasets.preparing import MANIFEST, REPORT, NothingLeft, report_text
 
 
 def add_arguments(parser: Parser) -> None:
@@ -35,8 +36,11 @@ def run(options: Namespace) -> int:
     try:
         report = prepare(layout, raw, out, mine, **running)
     except KeyboardInterrupt:
-        print("igm: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        raise KeyboardInterrupt("the same command goes on from here") from None
+    except NothingLeft as error:
+        print(report_text(error.report))
+        print(f"igm: {one_line(str(error))}", file=sys.stderr)
+        return 1
     print(report_text(report))
     print(f"{report['files']:,} files in {out}; see {REPORT} and {MANIFEST} there")
     return 0

@@ -19,6 +19,9 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: Namespace) -> int:
     layout, out = find_layout(options.data), Path(options.out)
-    make_sample(layout, out, options.seed)
+    try:
+        make_sample(layout, out, options.seed)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{out} is not whole: begin again with a new folder") from None
     print(f"{layout.name}: raw form in {out / 'raw'}, ready for training in {out / layout.folder}")
     return 0

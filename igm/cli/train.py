@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from jsonargparse import Namespace
 
 from igm.cli.config import Config, read_config
 from igm.cli.models import NOTES, model_and_data, model_of, settings_of
-from igm.cli.parser import Parser, speaks
+from igm.cli.parser import Parser
+from igm.cli.terminal import speaks
 from igm.datasets import DATASETS
 from igm.methods import VARIANTS, find_method, method_names
-from igm.runs import read_record
+from igm.runs import RECORD, read_record
 from igm.train import Run, train
 
 DEFAULT = "igm"  # the method
@@ -67,11 +70,12 @@ def run(options: Namespace) -> int:
     settings = {field.name: options[field.name] for field in fields(kind.Settings)}
     kind.Settings.make(**settings)  # before the data is read
     out = Path(options.out) if options.out else _free_folder(options.data, settings)
-    notes = {name: _plain(options[name]) for name in NOTES}
+    notes = {name: plain_value(options[name]) for name in NOTES}
     model, data = model_and_data(notes, settings["modalities"], settings["seed"])
     if held_out := getattr(data["valid"], "notes", None):
         notes["held_out"] = held_out
-    return _report(train(model, data, out=out, notes=notes, **settings))
+    with _resumable(out):
+        return _report(train(model, data, out=out, notes=notes, **settings))
 
 
 def score_table(results: Mapping) -> str:
@@ -99,9 +103,22 @@ def _resume(options: Namespace) -> int:
     settings = asdict(settings_of(record))
     if options.device != defaults["device"]:
         settings["device"] = options.device
-    model, data = model_of(record)
-    notes = {name: record[name] for name in (*NOTES, "held_out") if name in record}
-    return _report(train(model, data, out=options.resume, resume=True, notes=notes, **settings))
+    with _resumable(Path(options.resume)):
+        model, data = model_of(record)
+        notes = {name: record[name] for name in (*NOTES, "held_out") if name in record}
+        return _report(train(model, data, out=options.resume, resume=True, notes=notes, **settings))
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Ctrl-C inside says how to go on with the run in a folder, once it has begun."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (folder / RECORD).is_file():
+            raise
+        command = f"igm train --resume {shlex.quote(str(folder))}"
+        raise KeyboardInterrupt(f"go on with: {command}") from None
 
 
 def _report(run: Run) -> int:
@@ -122,7 +139,7 @@ def _free_folder(data: str, settings: dict) -> Path:
     return folder
 
 
-def _plain(value):
+def plain_value(value):
     """An option of several parts as a dict."""
     return value.as_dict() if isinstance(value, Namespace) else value
 

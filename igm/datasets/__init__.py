@@ -3,8 +3,9 @@
 A sample is a dict: modality -> its tensor, "label" (int64, the number of the class) and "index" (its place in the
 split). The small data sets come with the book and are held in memory (``memory``). Those of the paper are media files
 that you have to get. Such a data set is described by a ``Layout`` (``layout``), which loads, prepares and checks it
-with the help of ``tables`` (annotations), ``reading`` and ``text`` (from a file to a tensor), ``media`` (decoding),
-``cache``, ``preparing`` (``igm prepare``) and ``synthetic`` (``igm sample``).
+with the help of ``annotations`` and ``tables`` (annotations in all their forms), ``reading`` and ``text`` (from a file
+to a tensor), ``files`` and ``media`` (decoding), ``cache``, ``preparing`` and ``output`` (``igm prepare``) and
+``synthetic`` (``igm sample``).
 
 A new data set goes into a new file here. If its arrays fit in memory, the file has one function, such as
 ``load_mfeat``, which ends in ``assemble``; add it to ``SMALL`` below. If it consists of media files, the file has the
@@ -25,17 +26,19 @@ from igm.datasets.digits import load_digits
 from igm.datasets.emoji import load_emoji
 from igm.datasets.kinetics_sounds import KINETICS_SOUNDS
 from igm.datasets.layout import Layout
-from igm.datasets.memory import SPLITS, MemorySet
+from igm.datasets.memory import SPLITS, MemorySet, shipped_data
 from igm.datasets.mfeat import load_mfeat
 from igm.datasets.nvgesture import NVGESTURE
 from igm.datasets.reading import MediaSet
 from igm.datasets.sarcasm import SARCASM
+from igm.datasets.spoken_digits import SPOKEN_DIGITS
 from igm.datasets.twitter2015 import TWITTER2015
 from igm.settings import check_options
 
 SMALL = {"digits": load_digits, "mfeat": load_mfeat, "emoji": load_emoji}
 LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (CREMAD, KINETICS_SOUNDS, TWITTER2015, SARCASM, NVGESTURE)
+    layout.name: layout
+    for layout in (CREMAD, KINETICS_SOUNDS, TWITTER2015, SARCASM, NVGESTURE, SPOKEN_DIGITS)
 }
 DATASETS = {**SMALL, **{name: layout.load for name, layout in LAYOUTS.items()}}
 
@@ -60,8 +63,8 @@ def load_dataset(
     """One split of a data set.
 
     Args:
-        name: digits, mfeat or emoji, which come with the book; cremad, kinetics_sounds, twitter2015, sarcasm or
-            nvgesture.
+        name: digits, mfeat or emoji, which come with the book; cremad, kinetics_sounds, twitter2015, sarcasm,
+            nvgesture or spoken_digits.
         root: the folder with the data; without it, for the small data that of the book, for the others the
             folder that the environment variable IGM_DATA names.
         split: train, valid or test.
@@ -108,16 +111,3 @@ def find_layout(name: str) -> Layout:
     if name not in LAYOUTS:
         raise ValueError(f"unknown data set {name!r}: use one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
-
-
-def shipped_data() -> Path:
-    """The book's data folder: inside an installed package, else beside it in a checkout.
-
-    Raises:
-        FileNotFoundError: there is neither.
-    """
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "_data", package.parent / "data"):
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError("the book's data folder was not found: give its place as --data_root")

@@ -2,9 +2,9 @@
 
 An entry is one NumPy file, ``KIND/NAME.npy``, which ``np.load`` reads, too; behind the array it has a checksum of
 four bytes. KIND says what was made of the source, e.g. "image-224". NAME is a hash of the source's path, size and
-time of change: a source that has changed has a new name. An entry is written under a temporary name and then renamed,
-so threads and other processes see it whole or not at all, and need no lock. An entry that a crash has damaged is
-computed again.
+time of change: a source that has changed has a new name, and so has one that is decoded otherwise than before. An
+entry is written under a temporary name and then renamed, so threads and other processes see it whole or not at all,
+and need no lock. An entry that a crash has damaged is computed again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ import numpy as np
 from numpy.lib import format as npy
 
 log = logging.getLogger("igm")
+
+# Part of every name: one more whenever a file is decoded into other values than before, or is refused.
+# 2: 16-bit grey pictures, and sounds that were cut off.
+DECODING = 2
 
 
 class Cache:
@@ -56,7 +60,7 @@ class Cache:
             status = os.stat(path)
         except OSError:
             return compute()  # which says what is wrong with the file
-        stamp = f"{status.st_size} {status.st_mtime_ns} ".encode()
+        stamp = f"{DECODING} {status.st_size} {status.st_mtime_ns} ".encode()
         name = hashlib.sha256(stamp + os.fsencode(os.path.abspath(path))).hexdigest()[:32]
         entry = os.path.join(self.folder, kind, f"{name}.npy")
         if (array := self._read(entry)) is not None:

@@ -11,23 +11,34 @@ faces and voices of its test clips are known from training. ``igm prepare`` also
 actor is in two parts.
 
 The raw download is a clone of github.com/CheyneyComputerScience/CREMA-D with Git LFS: AudioWAV/*.wav and
-VideoFlash/*.flv, 7,442 each.
+VideoFlash/*.flv, 7,442 each. The clips may lie in any folders. A label that is not the emotion in the clip's name is
+an error: in every published list they are the same.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from igm.datasets import media, synthetic
+from igm.datasets.annotations import (
+    Form,
+    Row,
+    all_files,
+    file_of,
+    find_annotations,
+    once,
+    read_rows,
+)
 from igm.datasets.layout import Layout
 from igm.datasets.media import Unreadable
 from igm.datasets.preparing import Output, Preparation, Task
 from igm.datasets.reading import Item, Pictures, Reader, Spectrogram
-from igm.datasets.tables import Faults, plain_name, read_table
+from igm.datasets.tables import Faults, plain_word, stem_of
 from igm.seeds import derive_seed
 
 CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
@@ -36,24 +47,55 @@ PUBLISHED = {
     "test": dict(zip(CLASSES, (114, 123, 140, 133, 129, 105))),
 }
 NAME = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_(LO|MD|HI|XX|X)")
+SUFFIXES = {"audio": (".wav",), "video": (".flv", ".mp4", ".avi", ".mov", ".mkv")}
+EMOTIONS = {
+    "NEU": ("neutral",),
+    "HAP": ("happy", "happiness", "joy"),
+    "SAD": ("sadness",),
+    "FEA": ("fear", "fearful"),
+    "DIS": ("disgust", "disgusted"),
+    "ANG": ("anger", "angry"),
+}
+WORDS = {w: i for i, (c, words) in enumerate(EMOTIONS.items()) for w in (c.lower(), *words)}
+
+
+def _emotions(rows: Sequence[Mapping[str, str]], _: str) -> dict[str, int]:
+    """label -> class: the words, and a number for the emotion that most clips with it have in their names."""
+    names: dict[str, Counter] = defaultdict(Counter)
+    for row in rows:
+        label, emotion = plain_word(row["label"]), stem_of(row["clip"])[9:12]
+        if label.isdecimal() and emotion in CLASSES:
+            names[label][CLASSES.index(emotion)] += 1
+    return WORDS | {label: counts.most_common(1)[0][0] for label, counts in names.items()}
+
+
+FORM = Form(
+    columns={
+        "clip": ("stem", "file", "filename", "clip", "path", "name", "id", "video", "audio"),
+        "label": ("emotion", "label", "emo", "emotions", "class", "category"),
+    },
+    needed=("clip", "label"),
+    classes=_emotions,
+    labels=f"one of {', '.join(CLASSES)}, words such as happy, or a number for each",
+    source="the common split is in the folder data/CREMAD of github.com/GeWu-Lab/OGM-GE_CVPR2022, or take "
+    "--split speakers",
+    folders=("annotations",),
+    looks={
+        "clip": lambda text: NAME.fullmatch(stem_of(text)),
+        "label": lambda text: plain_word(text) in WORDS or text.isdecimal(),
+    },
+)
 
 
 def rows(root: Path, split: str, faults: Faults) -> list[Item] | None:
     """The samples of a split, or None where there is no file of it."""
-    path = root / "annotations" / f"{split}.csv"
-    if not path.exists():
+    path = file_of(root / "annotations", split, FORM)
+    if path is None:
         return None
+    audio, video = root / "AudioWAV", root / "Image-01-FPS"
     return [
-        Item(
-            stem,
-            label,
-            line,
-            {
-                "audio": root / "AudioWAV" / f"{stem}.wav",
-                "video": root / "Image-01-FPS" / stem,
-            },
-        )
-        for stem, label, line in _stems(path, faults)
+        Item(stem, row.label, row.line, {"audio": audio / f"{stem}.wav", "video": video / stem})
+        for stem, row in _clips(path, faults)
     ]
 
 
@@ -82,21 +124,27 @@ def prepare(job: Preparation, split: str = "common", annotations: str | None = N
     Args:
         split: common, the one that papers use, from train.csv and test.csv; or speakers, with every actor in one part
             only: 64 train, 9 valid, 18 test.
-        annotations: the folder of train.csv and test.csv of the common split; by default RAW or RAW/annotations.
+        annotations: the folder of train.csv and test.csv of the common split; by default RAW or a folder in it. Other
+            names and forms are understood, see the table in the book's appendix on data.
     """
     if split not in ("common", "speakers"):
         raise ValueError(f"unknown split {split!r}: use common or speakers")
-    wanted = _by_speakers(job.raw) if split == "speakers" else _common(job, annotations)
+    files = _files(job)
+    if split == "speakers":
+        wanted = _by_speakers(job.raw, (stem for kind, stem in files if kind == "audio"))
+    else:
+        wanted = _common(job, annotations)
     labels = {stem: label for stems in wanted.values() for stem, label in stems.items()}
     tasks = []
     for stem in labels:
+        wav = files.get(("audio", stem), job.raw / "AudioWAV" / f"{stem}.wav")
+        flv = files.get(("video", stem), job.raw / "VideoFlash" / f"{stem}.flv")
         try:
-            wav = job.source(job.raw / "AudioWAV" / f"{stem}.wav")
-            flv = job.source(job.raw / "VideoFlash" / f"{stem}.flv")
+            tasks.append(
+                Task(stem, make_clip, (stem, job.source(wav), job.source(flv)), (wav, flv))
+            )
         except Unreadable as error:
             job.skip(stem, str(error))
-        else:
-            tasks.append(Task(stem, make_clip, (stem, wav, flv), (wav, flv)))
     made = job.run(tasks)
     actors = {part: {stem[:4] for stem in stems if stem in made} for part, stems in wanted.items()}
     known = len(actors["test"] & actors["train"])
@@ -105,7 +153,7 @@ def prepare(job: Preparation, split: str = "common", annotations: str | None = N
         there = {stem: label for stem, label in stems.items() if stem in made}
         content = "".join(f"{stem},{CLASSES[label]}\n" for stem, label in there.items())
         names = [CLASSES[label] for label in there.values()]
-        job.annotations(part, f"annotations/{part}.csv", content, names)
+        job.annotations(part, "annotations/{}.csv", content, names)
 
 
 def make_clip(output: Output, stem: str, wav: Path, flv: Path) -> None:
@@ -136,49 +184,45 @@ def sample(raw: Path, seed: int = 0) -> None:
         (raw / f"{part}.csv").write_bytes("".join(text).encode("utf-8-sig"))
 
 
-def _stems(path: Path, faults: Faults) -> list[tuple[str, int, int]]:
-    """(stem, label, line) of a CSV with lines "1001_DFA_ANG_XX,ANG"."""
-    found, seen = [], {}
-    for line, (stem, emotion, *_) in read_table(path, 2, faults):
-        if line == 1 and emotion.lower() in ("label", "emotion", "emo", "class"):
-            continue  # a header
-        stem = re.sub(r"\.(wav|flv|mp4)$", "", stem)
-        if not plain_name(stem) or not NAME.fullmatch(stem):
-            faults.add(path, line, f"{stem!r} is no clip of CREMA-D, such as 1001_DFA_ANG_XX")
-        elif emotion not in CLASSES:
-            faults.add(path, line, f"unknown emotion {emotion!r}: use one of {', '.join(CLASSES)}")
-        elif stem in seen:
-            faults.add(path, line, f"{stem} stands in line {seen[stem]} already: remove one")
-        else:
-            seen[stem] = line
-            found.append((stem, CLASSES.index(emotion), line))
-    return found
+def _clips(path: Path, faults: Faults) -> list[tuple[str, Row]]:
+    """The rows of an annotation file, each with the stem of its clip; a label against the name is a fault."""
+    found, against = [], []
+    for row in read_rows(path, FORM, faults):
+        stem = stem_of(row.values["clip"])
+        match = NAME.fullmatch(stem)
+        if not match or match[3] not in CLASSES:
+            text = f"{row.values['clip']!r} is no clip of CREMA-D, such as 1001_DFA_ANG_XX"
+            faults.add(path, row.place, text)
+            continue
+        found.append((row, stem))
+        if match[3] != CLASSES[row.label]:
+            against.append(f"line {row.place}, {stem} as {row.values['label']}")
+    if against:
+        text = f"{len(against)} of {len(found)} labels are not the emotion in the clip's name"
+        faults.add(path, None, f"{text}: {'; '.join(against[:3])}: has a column been shifted?")
+    return [(stem, row) for row, stem in once(found, str, faults)]
 
 
 def _common(job: Preparation, given: str | None) -> dict[str, dict[str, int]]:
-    """The split of train.csv and test.csv: part -> stem -> label."""
-    folders = [Path(given)] if given else [job.raw, job.raw / "annotations"]
-    folder = next((f for f in folders if (f / "train.csv").is_file()), None)
-    if folder is None or not (folder / "test.csv").is_file():
-        raise FileNotFoundError(
-            f"train.csv and test.csv are not in {' or '.join(map(str, folders))}: the common split is in "
-            "the folder data/CREMAD of github.com/GeWu-Lab/OGM-GE_CVPR2022; name its folder by "
-            "--annotations, or take --split speakers"
-        )
-    faults, wanted = Faults(), {}
-    for part in ("train", "valid", "test"):
-        if (folder / f"{part}.csv").is_file():
-            wanted[part] = {s: label for s, label, _ in _stems(folder / f"{part}.csv", faults)}
+    """The split of the annotations: part -> stem -> label."""
+    faults, paths = Faults(), find_annotations(job, given, FORM)
+    wanted = {
+        part: {stem: row.label for stem, row in _clips(path, faults)}
+        for part, path in paths.items()
+    }
     faults.stop()
     return wanted
 
 
-def _by_speakers(raw: Path) -> dict[str, dict[str, int]]:
-    """A split of all clips in which every actor is in one part only, always the same."""
-    stems = sorted(path.stem for path in _waves(raw))
+def _by_speakers(raw: Path, stems: Iterable[str]) -> dict[str, dict[str, int]]:
+    """A split of these clips in which every actor is in one part only, always the same."""
+    stems = sorted(stem for stem in stems if NAME.fullmatch(stem)[3] in CLASSES)
     actors = sorted({stem[:4] for stem in stems})
     if len(actors) < 3:
-        raise ValueError(f"{raw / 'AudioWAV'} has clips of {len(actors)} actors: 3 are needed")
+        raise ValueError(
+            f"{raw} has sounds (AudioWAV/*.wav) of {len(actors)} actors, 3 are needed: give the clone of "
+            "CREMA-D as RAW"
+        )
     order = np.random.default_rng(derive_seed(0, "cremad speakers")).permutation(actors).tolist()
     tests, valids = max(1, round(0.2 * len(actors))), max(1, round(0.1 * len(actors)))
     part_of = dict.fromkeys(order, "train")
@@ -190,14 +234,16 @@ def _by_speakers(raw: Path) -> dict[str, dict[str, int]]:
     return wanted
 
 
-def _waves(raw: Path) -> Iterable[Path]:
-    folder = raw / "AudioWAV"
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not there: give the clone of CREMA-D as RAW")
-    for path in folder.glob("*.wav"):
-        match = NAME.fullmatch(path.stem)
-        if match and match[3] in CLASSES:
-            yield path
+def _files(job: Preparation) -> dict[tuple[str, str], Path]:
+    """(modality, stem) -> its file, wherever it lies below the raw folder, the usual suffix first."""
+    found: dict[tuple[str, str], Path] = {}
+    for path in all_files(job):
+        for kind, suffixes in SUFFIXES.items():
+            if path.suffix.lower() in suffixes and NAME.fullmatch(path.stem):
+                old = found.get((kind, path.stem))
+                if not old or path.suffix.lower() == suffixes[0] != old.suffix.lower():
+                    found[kind, path.stem] = path
+    return found
 
 
 CREMAD = Layout(

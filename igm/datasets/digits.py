@@ -37,13 +37,9 @@ def load_digits(
     Returns:
         image (n, 1, image_size, image_size) and audio (n, 1, 24, 24), both with mean 0 and variance 1.
     """
-    if image_size not in (14, 28):
-        raise ValueError(f"image_size must be 14 or 28, got {image_size}")
     arrays = read_arrays(root, "digits", split)
-    images, clips = arrays["images"], arrays["clips"]
-    if image_size == 14:
-        images = images.reshape(-1, 14, 2, 14, 2).mean((2, 4))
-    images = standardise(images, images[arrays["image_split"] == 0])[:, None]
+    images = handwritten(arrays, image_size)
+    clips = arrays["clips"]
     clips = standardise(clips, clips[arrays["clip_split"] == 0])[:, None]
 
     rng = np.random.default_rng(derive_seed(seed, "digits", split))
@@ -56,3 +52,21 @@ def load_digits(
         partners[mine] = rng.choice(np.flatnonzero(spoken), size=mine.sum())
     inputs = {"image": images[rows], "audio": clips[partners]}
     return assemble(inputs, labels, CLASSES, split, seed, samples, noise)
+
+
+def handwritten(arrays: Mapping[str, np.ndarray], size: int) -> np.ndarray:
+    """The pictures of digits.npz, all splits: (5000, 1, size, size), float32, with mean 0 and variance 1 in train.
+
+    Args:
+        size: 14 (2 x 2 means of the picture) or 28.
+    """
+    check_image_size(size)
+    images = arrays["images"]
+    if size == 14:
+        images = images.reshape(-1, 14, 2, 14, 2).mean((2, 4))
+    return standardise(images, images[arrays["image_split"] == 0])[:, None]
+
+
+def check_image_size(size: int) -> None:
+    if size not in (14, 28):
+        raise ValueError(f"image_size must be 14 or 28, got {size}")

@@ -13,8 +13,9 @@ classes as they first appear. It also stops where there is no annotations/weight
 no such file is needed.
 
 The raw form is Kinetics itself: train.csv, validate.csv and test.csv with the header
-"label,youtube_id,time_start,time_end,split", and clips 0ab1cd2EF3g_000012_000022.mp4, in any folders. Clips vanish
-from the web, so hardly two copies hold the same ones.
+"label,youtube_id,time_start,time_end,split", and clips 0ab1cd2EF3g_000012_000022.mp4, in any folders. In place of the
+CSVs there may be lists such as those of OGM-GE, my_train.txt and my_test.txt, or only folders such as train/bowling.
+Clips vanish from the web, so hardly two copies hold the same ones.
 """
 
 from __future__ import annotations
@@ -22,18 +23,20 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from igm.datasets import media, synthetic
+from igm.datasets import files, media, synthetic
+from igm.datasets.annotations import Form, all_files, file_of, files_in, once, read_rows, split_of
 from igm.datasets.layout import Layout
 from igm.datasets.media import Unreadable
 from igm.datasets.preparing import Output, Preparation, Task
 from igm.datasets.reading import Item, Pictures, Reader, Spectrogram
-from igm.datasets.tables import Faults, plain_name, read_table
+from igm.datasets.tables import Faults, plain_name, plain_word, stem_of
 from igm.seeds import derive_seed
 
 CLASSES = (
@@ -72,26 +75,56 @@ CLASSES = (
 PUBLISHED = {"train": {"all": 14799}, "test": {"all": 2597}}  # the lists of OGM-GE
 DASHES = "[-_\u2010-\u2015\u2212]+"  # hyphen, underscore, and the long ones
 STEM = re.compile(rf"([A-Za-z0-9_-]{{11}}){DASHES}([0-9]{{1,6}})(?:{DASHES}([0-9]{{1,6}}))?")
-SETS = {"train": "train", "test": "test"} | dict.fromkeys(
-    ("val", "valid", "validate", "validation"), "validate"
-)
-VIDEOS = (".mp4", ".mkv", ".webm", ".avi")
+SETS = {"train": "train", "valid": "validate", "test": "test"}
+VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".flv", ".mov")
 
-Key = tuple[str, int]  # of a clip: the video's ID and the second at which it starts
+# Of a clip: the video's ID and the second at which it starts, None where its name does not tell.
+Key = tuple[str, int | None]
+
+FORM = Form(
+    columns={
+        "id": ("youtube_id", "video_id", "ytid", "vid", "id", "stem", "filename", "file", "name"),
+        "seconds": ("seconds", "duration"),
+        "label": ("label", "label_name", "class", "class_name", "action", "category"),
+        "start": ("time_start", "start", "start_time", "start_seconds", "t_start"),
+        "end": ("time_end", "end", "end_time", "end_seconds", "t_end"),
+        "split": ("split", "subset", "set"),
+    },
+    needed=("id", "label"),
+    classes={name: number for number, name in enumerate(CLASSES)},
+    labels="the name of a class, such as 'playing guitar'",
+    source="my_train.txt and my_test.txt are in data/KineticSound of github.com/GeWu-Lab/OGM-GE_CVPR2022",
+    suffixes=(".csv", ".tsv", ".txt"),
+    looks={
+        "id": lambda text: STEM.fullmatch(stem_of(text)),
+        "label": lambda text: plain_word(text) in CLASSES,
+    },
+)
+
+LISTS = replace(  # with the numbers of OGM-GE
+    FORM,
+    classes=FORM.classes | {str(number): number for number in range(len(CLASSES))},
+    labels=f"the name of a class, such as 'playing guitar', or 0 to {len(CLASSES) - 1}",
+)
 
 
 def rows(root: Path, split: str, faults: Faults) -> list[Item] | None:
     """The samples of a split, or None where there is no file of it."""
-    path = root / "annotations" / f"{split}.csv"
-    if not path.exists():
+    path = file_of(root / "annotations", split, FORM)
+    if path is None:
         return None
     part = _part(split)
     wav = _finder(root / f"{part}_wav", ".wav")
     img = _finder(root / f"{part}_img" / "Image-01-FPS", "")
-    return [
-        Item(stem, label, line, {"audio": wav(stem), "video": img(stem)})
-        for stem, label, line in _stems(path, faults)
-    ]
+    found = [(row, stem_of(row.values["id"])) for row in read_rows(path, FORM, faults)]
+    items = []
+    for row, stem in once(found, lambda stem: _key(stem) or stem, faults):
+        if plain_name(stem):
+            paths = {"audio": wav(stem), "video": img(stem)}
+            items.append(Item(stem, row.label, row.line, paths))
+        else:
+            faults.add(path, row.place, f"{stem!r} is no stem such as 0ab1cd2EF3g_000012_000022")
+    return items
 
 
 def readers(
@@ -129,7 +162,8 @@ def prepare(
             then the valid split. Or validate, where Kinetics' test set has no labels or no clips; there is no
             valid split then.
         lists: a folder with my_train.txt and my_test.txt, to take the clips in them in place of all. They are in
-            data/KineticSound of github.com/GeWu-Lab/OGM-GE_CVPR2022.
+            data/KineticSound of github.com/GeWu-Lab/OGM-GE_CVPR2022. Other names and forms are understood, see the table
+            in the book's appendix on data. Where RAW has no CSV of Kinetics, lists in it are taken.
         min_frames: the frames, one a second, that a clip must have.
     """
     if test not in ("test", "validate"):
@@ -137,35 +171,27 @@ def prepare(
     if min_frames < 1:
         raise ValueError(f"min_frames must be 1 or above, got {min_frames}")
     clips, tables = _search(job)
-    wanted = _listed(Path(lists)) if lists else _of_kinetics(job, tables, test)
+    wanted = _wanted(job, clips, tables, test, lists)
+    found = _assigned(job, wanted, clips)
     tasks = []
     for split, samples in wanted.items():
-        _note_missing(job, split, samples, clips)
+        _note_missing(job, split, samples, found)
         for key, (stem, _) in samples.items():
-            if key not in clips:
+            if key not in found:
                 continue
             try:
-                clip = job.source(clips[key])
+                clip = job.source(found[key])
             except Unreadable as error:
                 job.skip(stem, str(error))
             else:
                 tasks.append(Task(stem, make_clip, (stem, _part(split), clip, min_frames), (clip,)))
     made = job.run(tasks)
-    there = {
-        split: [sample for sample in samples.values() if sample[0] in made]
-        for split, samples in wanted.items()
-    }
-    for split in ("train", "test"):
-        if not there[split]:
-            stems = [stem for stem, _ in wanted[split].values()]
-            why = next(job.skipped[stem] for stem in stems if stem in job.skipped)
-            raise ValueError(f"no clip of the {split} split could be used: {why}")
-    for split, samples in there.items():
-        if samples:  # all but valid are never empty
-            lines = [f"{CLASSES[label]},{stem}\n" for stem, label in samples]
-            names = [CLASSES[label] for _, label in samples]
-            content = "".join(["label,youtube_id\n", *lines])
-            job.annotations(split, f"annotations/{split}.csv", content, names)
+    for split, samples in wanted.items():
+        there = [(stem, label) for stem, label in samples.values() if stem in made]
+        lines = [f"{CLASSES[label]},{stem}\n" for stem, label in there]
+        content = "".join(["label,youtube_id\n", *lines])
+        names = [CLASSES[label] for _, label in there]
+        job.annotations(split, "annotations/{}.csv", content, names)
 
 
 def make_clip(output: Output, stem: str, part: str, clip: Path, min_frames: int) -> None:
@@ -223,7 +249,9 @@ def _part(split: str) -> str:
 
 def _key(stem: str) -> Key | None:
     match = STEM.fullmatch(stem)
-    return (match[1], int(match[2])) if match else None
+    if match:
+        return match[1], int(match[2])
+    return (stem, None) if re.fullmatch("[A-Za-z0-9_-]{11}", stem) else None
 
 
 def _finder(folder: Path, suffix: str) -> Callable[[str], Path]:
@@ -244,48 +272,21 @@ def _finder(folder: Path, suffix: str) -> Callable[[str], Path]:
     return find
 
 
-def _label(text: str) -> int | None:
-    name = " ".join(text.lower().replace("_", " ").split())
-    return CLASSES.index(name) if name in CLASSES else None
-
-
-def _stems(path: Path, faults: Faults) -> list[tuple[str, int, int]]:
-    """(stem, label, line) of a CSV with the header "label,youtube_id", or without one."""
-    found, seen, label_at, stem_at = [], {}, 0, 1
-    for line, fields in read_table(path, 2, faults):
-        if {"label", "youtube_id"} <= set(fields):
-            label_at, stem_at = fields.index("label"), fields.index("youtube_id")
-            continue
-        if len(fields) <= max(label_at, stem_at):
-            faults.add(path, line, f"only {len(fields)} columns")
-            continue
-        label, stem = _label(fields[label_at]), re.sub(r"\.(wav|mp4)$", "", fields[stem_at])
-        if label is None:
-            text = "the header is label,youtube_id, and a label such as 'playing guitar'"
-            faults.add(path, line, f"unknown label {fields[label_at]!r}: {text}")
-        elif not plain_name(stem):
-            faults.add(path, line, f"{stem!r} is no stem such as 0ab1cd2EF3g_000012_000022")
-        elif (key := _key(stem) or stem) in seen:
-            faults.add(path, line, f"{stem} stands in line {seen[key]} already: remove one")
-        else:
-            seen[key] = line
-            found.append((stem, label, line))
-    return found
-
-
 # ---------------------------------------------------------------- the raw download
 
 Samples = dict[Key, tuple[str, int]]  # -> the stem to be written, the label
-Row = tuple[Path, int, str, str, int]  # file, line, set of Kinetics, stem, label
+Entry = tuple[Path, int | str, str, str, int]  # file, place, split, stem, label
 
 
 def _search(job: Preparation) -> tuple[dict[Key, Path], list[Path]]:
-    """The clips below the raw folder, and the CSVs."""
+    """The clips below the raw folder, and the tables."""
     clips, tables = {}, []
-    for path in _files(job):
+    for path in all_files(job):
         if path.suffix.lower() in VIDEOS and (key := _key(path.stem)):
             clips.setdefault(key, path)
-        elif path.suffix.lower() == ".csv":
+        elif path.suffix.lower() == ".csv" or (
+            path.suffix.lower() in FORM.suffixes and split_of(path.stem)
+        ):
             tables.append(path)
     if not clips:
         raise FileNotFoundError(
@@ -294,139 +295,200 @@ def _search(job: Preparation) -> tuple[dict[Key, Path], list[Path]]:
     return clips, tables
 
 
-def _files(job: Preparation) -> Iterator[Path]:
-    """All files below the raw folder, in a fixed order, without those of the output folder."""
-    seen = {job.out.resolve()}
-    for folder, folders, names in os.walk(job.raw, onerror=_stop, followlinks=True):
-        here = Path(folder)
-        if here.resolve() in seen:
-            folders.clear()
-            continue
-        seen.add(here.resolve())
-        folders[:] = sorted(name for name in folders if not media.hidden(name))
-        for name in folders:
-            if (here / name).is_symlink() and (here / name).resolve() not in seen:
-                job.source(here / name)  # raises where it leads out
-        yield from (here / name for name in sorted(names) if not media.hidden(name))
-
-
-def _stop(error: OSError) -> None:
-    raise error
+def _wanted(
+    job: Preparation, clips: Mapping[Key, Path], tables: list[Path], test: str, lists: str | None
+) -> dict[str, Samples]:
+    """split -> its samples: of the given lists, or else of Kinetics' CSVs, of lists in RAW, or of folders."""
+    if lists is not None:
+        found = files_in(Path(lists), FORM) if Path(lists).is_dir() else {}
+        if lacking := {"train", "test"} - set(found):
+            which = " and ".join(sorted(lacking, reverse=True))
+            raise FileNotFoundError(f"no list of {which} in {lists}: {FORM.source}")
+        return _of_lists({split: paths[0] for split, paths in found.items()})
+    kinetics = [path for path in tables if _has_header(job.source(path))]
+    others: dict[str, list[Path]] = defaultdict(list)
+    for path in tables:
+        if path not in kinetics and (split := split_of(path.stem)) and _names_clips(path):
+            others[split].append(path)
+    listed = {"train", "test"} <= set(others)
+    if kinetics:
+        if listed:
+            folder = others["train"][0].parent
+            job.note(f"the lists in {folder} are not read: to take them give --lists {folder}")
+        return _of_kinetics(job, kinetics, test)
+    if listed:
+        if twice := next((paths for paths in others.values() if len(paths) > 1), None):
+            raise ValueError(
+                f"{twice[0]} and {twice[1]} are of one split: name a folder by --lists"
+            )
+        return _of_lists({split: paths[0] for split, paths in others.items()})
+    return _of_folders(job, clips)
 
 
 def _of_kinetics(job: Preparation, tables: list[Path], test: str) -> dict[str, Samples]:
-    """split -> what Kinetics' own CSVs have of the 31 classes."""
-    tables = [path for path in tables if _is_kinetics(job.source(path))]
-    if not tables:
-        raise FileNotFoundError(
-            f"below {job.raw} there is no CSV of Kinetics with the header label,youtube_id,time_start,"
-            "time_end,split: put train.csv, validate.csv and test.csv there"
-        )
+    """What Kinetics' own CSVs have of the 31 classes."""
     faults, counts = Faults(), Counter()
-    sets = _collect(_rows_of_kinetics(tables, faults, counts), faults)
+    entries = list(_entries_of_kinetics(tables, faults, counts))
+    sets = _collect(entries, faults)
     for text, count in counts.items():
         job.note(f"{text}: {count:,}")
-    splits = {"train": "train", "valid": "validate", "test": "test"}
+    _note_versions(job, entries)
+    splits = {split: split for split in SETS}
     if test == "validate":
-        splits = {"train": "train", "test": "validate"}
+        splits = {"train": "train", "test": "valid"}
     for split in ("train", "test"):
         if not sets[splits[split]]:
             other = ", or take another set with --test" if split == "test" else ""
             raise ValueError(
-                f"the CSVs below {job.raw} have no row with a label of Kinetics' {splits[split]} set: add "
-                f"such a CSV{other}"
+                f"the CSVs below {job.raw} have no row with a label of Kinetics' {SETS[splits[split]]} "
+                f"set: add such a CSV{other}"
             )
     return {split: sets[name] for split, name in splits.items() if sets[name]}
 
 
-def _collect(given: Iterable[Row], faults: Faults) -> dict[str, Samples]:
-    """set of Kinetics -> its samples; a clip may be named twice, but not in two sets or classes."""
-    sets: dict[str, Samples] = {"train": {}, "validate": {}, "test": {}}
+def _collect(given: Iterable[Entry], faults: Faults) -> dict[str, Samples]:
+    """split -> its samples; a clip may be named twice, but not in two splits or classes."""
+    sets: dict[str, Samples] = {split: {} for split in SETS}
     seen = {}
-    for path, line, name, stem, label in given:
+    for path, place, split, stem, label in given:
         key = _key(stem)
-        *first, place = seen.setdefault(key, (name, label, f"{path}:{line}"))
-        if first == [name, label]:
-            sets[name][key] = (stem, label)
+        *first, where = seen.setdefault(key, (split, label, f"{path}:{place}"))
+        if first == [split, label]:
+            sets[split][key] = (stem, label)
         else:
-            text = f"{stem} has another class or set in {place}: take one version of Kinetics only"
-            faults.add(path, line, text)
+            text = f"{stem} has another class or set in {where}: take one version of Kinetics only"
+            faults.add(path, place, text)
     faults.stop()
     return sets
 
 
-def _rows_of_kinetics(tables: list[Path], faults: Faults, counts: Counter) -> Iterator[Row]:
+def _note_versions(job: Preparation, entries: Iterable[Entry]) -> None:
+    """Notes a set that is joined from several files, as of two versions of Kinetics."""
+    clips: dict[str, dict[Path, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for path, _, split, stem, _ in entries:
+        clips[split][path].add(stem)
+    for split, of_file in clips.items():
+        if len(of_file) > 1:
+            names = ", ".join(
+                f"{path.relative_to(job.raw)} {len(s):,}" for path, s in of_file.items()
+            )
+            both = sum(map(len, of_file.values())) - len(set().union(*of_file.values()))
+            job.note(
+                f"Kinetics' {SETS[split]} set is joined from {len(of_file)} files: {names} clips, {both:,} of "
+                "them twice. Leave one in RAW if they are two versions of Kinetics"
+            )
+
+
+def _entries_of_kinetics(tables: list[Path], faults: Faults, counts: Counter) -> Iterator[Entry]:
     for path in tables:
-        for line, row in _table(path, faults):
-            name = SETS.get(row["split"].lower())
-            if name is None:
-                text = f"unknown split {row['split']!r}: use train, validate or test"
-                faults.add(path, line, text)
-            elif not row.get("label"):
+        for row in read_rows(path, FORM, faults, ("id", "start", "end")):
+            values = row.values
+            split = split_of(values["split"] or path.stem)
+            if split is None:
+                text = (
+                    f"unknown split {values['split'] or path.stem!r}: use train, validate or test"
+                )
+                faults.add(path, row.place, text)
+            elif not values["label"]:
                 counts[f"{path.name}: rows without a label, which are not used"] += 1
-            elif (label := _label(row["label"])) is None:
+            elif row.label is None:
                 counts[f"{path.name}: rows of other classes"] += 1
-            elif stem := _stem(row):
-                yield path, line, name, stem, label
+            elif stem := _stem(values):
+                yield path, row.place, split, stem, row.label
             else:
                 text = "no ID of 11 letters, start and end in seconds"
-                faults.add(path, line, f"{','.join(row.values())}: {text}")
+                faults.add(path, row.place, f"{','.join(filter(None, values.values()))}: {text}")
 
 
-def _is_kinetics(path: Path) -> bool:
+def _head(path: Path) -> bytes:
     with open(path, "rb") as file:
-        head = file.readline(4096)
-    media.check_content(path, head)
-    head = head.replace(b"\0", b"")  # of UTF-16, about which the reader of tables complains
-    return b"youtube_id" in head and b"time_start" in head
+        head = file.read(4096)
+    files.check_content(path, head)
+    return head.replace(b"\0", b"")  # of UTF-16, about which the reader of tables complains
 
 
-def _table(path: Path, faults: Faults) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """(line, column -> field) of a CSV of Kinetics."""
-    needed, names = ("youtube_id", "time_start", "time_end", "split"), None
-    for line, fields in read_table(path, 4, faults):
-        if names is None:
-            names = [field.lower() for field in fields]
-            if lacking := [name for name in needed if name not in names]:
-                faults.add(path, line, f"the header lacks {', '.join(lacking)}")
-                return
-        elif len(fields) < len(names):
-            faults.add(path, line, f"{len(fields)} of {len(names)} columns")
-        else:
-            yield line, dict(zip(names, fields))
+def _has_header(path: Path) -> bool:
+    """Does a table have a header with an ID and a start, as those of Kinetics?"""
+    words = set(re.split(rb"[\W]+", _head(path).split(b"\n")[0].lower()))
+    return all(words & {name.encode() for name in FORM.columns[c]} for c in ("id", "start"))
+
+
+def _names_clips(path: Path) -> bool:
+    form = rb"[A-Za-z0-9_-]{11}(?:[-_]|\xe2\x80.)+[0-9]{1,6}(?![0-9])"
+    return re.search(form, _head(path), re.S) is not None
 
 
 def _stem(row: Mapping[str, str]) -> str | None:
     """0ab1cd2EF3g_000012_000022, or None where the row makes none."""
-    times = [
-        re.fullmatch(r"([0-9]{1,6})(?:\.0*)?", row[name]) for name in ("time_start", "time_end")
-    ]
+    times = [re.fullmatch(r"([0-9]{1,6})(?:\.0*)?", row[name]) for name in ("start", "end")]
     if None in times:
         return None
-    stem = "_".join([row["youtube_id"], *(f"{int(time[1]):06}" for time in times)])
+    stem = "_".join([row["id"], *(f"{int(time[1]):06}" for time in times)])
     return stem if STEM.fullmatch(stem) else None
 
 
-def _listed(folder: Path) -> dict[str, Samples]:
-    """split -> what is in the lists of OGM-GE, lines "0ab1cd2EF3g_000012_000022,10,25" or "0ab1cd2EF3g_12,10,25"."""
+def _of_lists(paths: Mapping[str, Path]) -> dict[str, Samples]:
+    """What is in lists such as those of OGM-GE, "0ab1cd2EF3g_000012_000022,10,25" or "0ab1cd2EF3g_12,10,25"."""
     faults = Faults()
-    sets = _collect(_rows_of_lists(folder, faults), faults)
-    return {split: sets[split] for split in ("train", "test")}
+    sets = _collect(_entries_of_lists(paths, faults), faults)
+    return {split: sets[split] for split in paths}
 
 
-def _rows_of_lists(folder: Path, faults: Faults) -> Iterator[Row]:
-    for split in ("train", "test"):
-        path = folder / f"my_{split}.txt"
-        for line, (stem, seconds, label, *_) in read_table(path, 3, faults):
-            match = STEM.fullmatch(stem)
-            if not match or not seconds.isdecimal() or not label.isdecimal():
-                faults.add(path, line, f"{stem},{seconds},{label} is no clip, seconds and class")
-            elif int(label) >= len(CLASSES):
-                faults.add(path, line, f"unknown class {label}: they are 0 to {len(CLASSES) - 1}")
-            else:
+def _entries_of_lists(paths: Mapping[str, Path], faults: Faults) -> Iterator[Entry]:
+    for split, path in paths.items():
+        for row in read_rows(path, LISTS, faults):
+            match, seconds = (
+                STEM.fullmatch(stem_of(row.values["id"])),
+                row.values["seconds"] or "10",
+            )
+            if match and seconds.isdecimal():
                 start = int(match[2])
                 end = int(match[3] or start + int(seconds))
-                yield path, line, split, f"{match[1]}_{start:06}_{end:06}", int(label)
+                yield path, row.place, split, f"{match[1]}_{start:06}_{end:06}", row.label
+            else:
+                text = f"{row.values['id']} is no clip such as 0ab1cd2EF3g_000012_000022, or has no seconds"
+                faults.add(path, row.place, text)
+
+
+def _of_folders(job: Preparation, clips: Mapping[Key, Path]) -> dict[str, Samples]:
+    """Clips in folders such as train/bowling/ or bowling/train/."""
+    sets: dict[str, Samples] = {}
+    for key, path in clips.items():
+        parts = path.relative_to(job.raw).parts[:-1]
+        labels = [plain_word(part) for part in parts if plain_word(part) in CLASSES]
+        split = next(filter(None, map(split_of, parts)), None)
+        if labels and split:
+            sets.setdefault(split, {})[key] = (path.stem, CLASSES.index(labels[-1]))
+    if not {"train", "test"} <= set(sets):
+        raise FileNotFoundError(
+            f"below {job.raw} there is no CSV of Kinetics with the header label,youtube_id,time_start,"
+            "time_end,split, there are no lists such as my_train.txt and my_test.txt, and no folders such as "
+            "train/bowling and test/bowling: put train.csv, validate.csv and test.csv there"
+        )
+    job.note("there is no CSV of Kinetics: split and class are those of the folders")
+    return sets
+
+
+def _assigned(
+    job: Preparation, wanted: Mapping[str, Samples], clips: Mapping[Key, Path]
+) -> dict[Key, Path]:
+    """The clips by the keys that are wanted; one named by its ID alone is that of the only row with this ID."""
+    keys = {key for samples in wanted.values() for key in samples}
+    rows = Counter(youtube_id for youtube_id, _ in keys)
+    found = {key: clips[key] for key in keys if key in clips}
+    unclear = set()
+    for youtube_id, start in keys - set(found):
+        if (youtube_id, None) in clips:
+            if rows[youtube_id] == 1:
+                found[youtube_id, start] = clips[youtube_id, None]
+            else:
+                unclear.add(youtube_id)
+    if unclear:
+        job.note(
+            f"{len(unclear):,} clips named by their ID alone, e.g. {min(unclear)}, could be of several "
+            "rows and are not used: name them ID_START_END"
+        )
+    return found
 
 
 def _note_missing(job: Preparation, split: str, samples: Samples, clips: Mapping) -> None:

@@ -10,15 +10,17 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from igm.datasets.cache import Cache
-from igm.datasets.media import Unreadable
+from igm.datasets.files import Unreadable, is_there
 from igm.datasets.memory import SPLITS
 from igm.datasets.preparing import MANIFEST, Preparation
 from igm.datasets.reading import Item, MediaSet, Reader
@@ -41,7 +43,7 @@ class Layout:
         rows: (root, split, faults) -> the samples of a split, or None where it has no annotation file. Wrong lines
             are added to the faults.
         readers: reading options -> the reader of each modality. Its defaults are those of the authors' code.
-        network: the function of ``igm.encoders.networks`` that builds its model.
+        network: the function of ``igm.encoders.networks`` that builds its model; None for ``igm.build_model``.
         prepare: (preparation, options) -> None, see ``igm.datasets.preparing``.
         sample: writes a small synthetic raw download into a folder.
     """
@@ -52,7 +54,7 @@ class Layout:
     published: Mapping[str, Mapping[str, int]]
     rows: Callable[[Path, str, Faults], list[Item] | None]
     readers: Callable[..., dict[str, Reader]]
-    network: str
+    network: str | None
     prepare: Callable
     sample: Callable[[Path, int], None]
 
@@ -100,22 +102,28 @@ class Layout:
         root = self.root(root)
         readers = self.make_readers(reading)
         faults, notes = Faults(), {}
-        items = self.rows(root, "train" if split == "valid" else split, faults)
-        valid = self.rows(root, "valid", faults) if split != "test" else None
+        # All of them for any one: what was trained on is no test.
+        splits = {name: self.rows(root, name, faults) for name in SPLITS}
         faults.stop()
-        if split == "valid" and valid is not None:
-            items = valid
+        if shared := _shared(splits):
+            raise ValueError(f"{root}: {shared[0]}: leave them out of one of the two")
+        split_of = "train" if split == "valid" and splits["valid"] is None else split
+        items = splits[split_of]
         if items is None:
             raise FileNotFoundError(
                 f"{root} has no annotations of the {split} split: `igm prepare {self.name}` makes them, "
                 f"`igm check {self.name} {root}` says what is missing"
             )
-        if split != "test" and valid is None:
+        if not items:
+            raise ValueError(
+                f"the {split_of} split of {root} is empty: igm check {self.name} {root}"
+            )
+        if split != "test" and splits["valid"] is None:
             kept = draw_held_out([item.label for item in items], held_out, seed)
             items = [item for item, k in zip(items, kept) if k == (split == "valid")]
+            if not items:
+                raise ValueError(f"{root}: {_empty_part(kept, held_out)}")
             notes = {"held_out": held_out, "held_out_samples": int(kept.sum())}
-        if not items:
-            raise ValueError(f"the {split} split of {root} is empty: igm check {self.name} {root}")
         if samples is not None:
             if not 0 < samples <= len(items):
                 raise ValueError(
@@ -130,6 +138,27 @@ class Layout:
         """The readers with these options, each of which must be known."""
         check_options("reading", self.name, reading, self.readers)
         return self.readers(**reading)
+
+
+def _shared(splits: Mapping[str, Sequence[Item] | None]) -> list[str]:
+    """What is wrong where a sample is in two splits, which makes scores too good."""
+    names = {split: {item.name for item in items or ()} for split, items in splits.items()}
+    return [
+        f"{len(both)} samples are in {a} and in {b}, e.g. {min(both)}"
+        for a, b in combinations(names, 2)
+        if (both := names[a] & names[b])
+    ]
+
+
+def _empty_part(kept: np.ndarray, share: float) -> str:
+    """What is wrong where holding out leaves nothing on one side: (n,) of bool, which samples of train are kept back."""
+    if kept.any() and not kept.all():
+        return ""
+    return (
+        f"of the {len(kept)} training samples {kept.sum()} are held out for the valid split, which is not there "
+        f"(a share of {share:g} of each class with two samples or more): add a valid split or samples, or "
+        "take another --reading.held_out"
+    )
 
 
 def _cache_folder(name: str, root: Path) -> Path:
@@ -213,13 +242,15 @@ def check(
     full: bool = False,
     sample: int = 100,
     progress: bool = True,
+    reading: Mapping | None = None,
 ) -> Check:
-    """Reads every annotation, looks for every file, and decodes a sample of the files, or all.
+    """Reads every annotation, looks for every file, and decodes a sample of the files, or all, as training would.
 
     Args:
         given: the data set's folder, or the folder in which that is.
         full: decode all, and compare the checksums with those of ``igm prepare``.
         sample: samples of a split that are decoded otherwise.
+        reading: the options of ``Layout.load`` and the readers with which the data will be read.
 
     Raises:
         FileNotFoundError: there is no such folder. All else that is wrong is in what is returned.
@@ -227,7 +258,10 @@ def check(
     root = layout.root(given)
     if not root.is_dir():
         raise FileNotFoundError(f"the folder {root} is not there: give that of {layout.name}")
-    readers = layout.make_readers({})
+    reading = dict(reading or {})
+    share = reading.pop("held_out", 0.1)
+    reading.pop("cache_gb", None)
+    readers = layout.make_readers(reading)
     counts, faults, remarks, decoded, splits = {}, Faults(), [], 0, {}
     for split in SPLITS:
         try:
@@ -237,7 +271,10 @@ def check(
             continue
         if items is None:
             if split == "valid":
+                labels = [item.label for item in splits.get("train", ())]
                 remarks.append("no valid split: a share of train will be held out for it")
+                if labels and (why := _empty_part(draw_held_out(labels, share, 0), share)):
+                    faults.append(f"{root}: {why}")
             else:
                 faults.append(f"{root}: no annotations of the {split} split")
             continue
@@ -245,7 +282,8 @@ def check(
         splits[split] = items
         if not items:
             faults.append(f"{root}: the {split} split is empty")
-    _compare_splits(splits, faults, remarks)
+    faults += _shared(splits)
+    _compare_classes(splits, remarks)
     _compare_counts(layout, counts, remarks)
     for split, items in splits.items():
         missing = _missing(items, faults)
@@ -254,12 +292,21 @@ def check(
         chosen = [items[i] for i in rows if items[i].name not in missing]
         decoded += sum(name in item.files for item in chosen for name in readers)
         bar = progress_bar(progress, total=len(chosen), desc=f"check {split}", unit="sample")
+        verify = partial(_verify, readers=readers, train=split == "train")
+        notes: dict[str, list[str]] = {}  # -> the samples
         with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for errors in pool.map(lambda item: _errors(item, readers), chosen):
+            for item, (errors, said) in zip(chosen, pool.map(verify, chosen)):
                 faults.extend(errors)
+                for note in said:
+                    notes.setdefault(note, []).append(item.name)
                 bar.update()
+        for note, names in notes.items():
+            remarks.append(
+                f"{split}: {len(names):,} of {len(chosen):,} samples looked at, e.g. {names[0]}, have {note}"
+            )
     if full:
-        _compare_manifest(root, faults, remarks)
+        folders = {p for items in splits.values() for item in items for p in item.files.values()}
+        _compare_manifest(root, folders, faults, remarks)
     return Check(counts, faults, remarks, decoded)
 
 
@@ -289,37 +336,28 @@ def _missing(items: Sequence[Item], faults: Faults) -> set[str]:
     missing = set()
     for item in items:
         for path in dict.fromkeys(item.files.values()):
-            if not path.exists():
-                faults.append(f"{path} is missing{_where(item)}")
-            elif path.is_file() and not path.stat().st_size:
-                faults.append(f"{path} is empty{_where(item)}")
-            else:
-                continue
-            missing.add(item.name)
+            if not is_there(path):
+                state = "empty" if path.exists() else "missing"
+                faults.append(f"{path} is {state}{_where(item)}")
+                missing.add(item.name)
     return missing
 
 
-def _errors(item: Item, readers: Mapping[str, Reader]) -> list[str]:
-    errors = []
+def _verify(item: Item, readers: Mapping[str, Reader], train: bool) -> tuple[list[str], list[str]]:
+    """What is wrong with the files of a sample, and what is good to know of them."""
+    errors, notes = [], []
     for name, reader in readers.items():
         if name not in item.files:
             continue  # text, which stands in the annotations
         try:
-            reader.read(item, np.random.default_rng(0), False, None)
+            notes.append(reader.verify(item, train))
         except (Unreadable, FileNotFoundError) as error:
             errors.append(f"{error}{_where(item)}")
-    return errors
+    return errors, [note for note in notes if note]
 
 
-def _compare_splits(
-    splits: Mapping[str, Sequence[Item]], faults: Faults, remarks: list[str]
-) -> None:
-    """Samples in two splits, which make every score too good, are faults; classes that only test has are a remark."""
-    names = {split: {item.name for item in items} for split, items in splits.items()}
-    for i, a in enumerate(names):
-        for b in list(names)[i + 1 :]:
-            if both := sorted(names[a] & names[b]):
-                faults.append(f"{len(both)} samples are in {a} and in {b}, e.g. {both[0]}")
+def _compare_classes(splits: Mapping[str, Sequence[Item]], remarks: list[str]) -> None:
+    """Classes that only test has are a remark."""
     labels = {split: {item.label for item in items} for split, items in splits.items()}
     if new := labels.get("test", set()) - labels.get("train", set()):
         remarks.append(f"{len(new)} classes of test have no training sample")
@@ -340,7 +378,10 @@ def _compare_counts(layout: Layout, counts: Mapping[str, Counter], remarks: list
         remarks.append(f"{split}: other counts than published (in brackets): {', '.join(differ)}")
 
 
-def _compare_manifest(root: Path, faults: Faults, remarks: list[str]) -> None:
+def _compare_manifest(
+    root: Path, folders: Collection[Path], faults: Faults, remarks: list[str]
+) -> None:
+    """Files that ``igm prepare`` made and that are not as they were, and frames that are gone from a sample's folder."""
     if not (root / MANIFEST).is_file():
         remarks.append(
             "no manifest.json: the data were not made by igm prepare, no checksums to compare"
@@ -353,5 +394,7 @@ def _compare_manifest(root: Path, faults: Faults, remarks: list[str]) -> None:
         return
     for relative, entry in files.items():
         path = root / relative
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+        if path.parent in folders and path.parent.is_dir() and not path.exists():
+            faults.append(f"{path} is missing, igm prepare made it")
+        elif path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
             faults.append(f"{path} has changed since igm prepare: its checksum differs")

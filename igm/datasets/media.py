@@ -1,15 +1,19 @@
 """From a file to an array: sound, pictures, videos. A file that cannot be read is one clear error, ``Unreadable``.
 
-Sound is read by librosa, pictures by OpenCV and Pillow, videos by OpenCV, their sound tracks by PyAV. These libraries
-take up to a second to load, so each is imported by the functions that need it.
+So is a file that was cut off, as a download that broke off leaves it: most libraries read what is there and say
+nothing, so the length that the header of a sound or a video promises is compared with what came out.
+
+Sound is read by librosa, pictures by OpenCV and Pillow, videos by OpenCV and PyAV, their sound tracks by PyAV. These
+libraries take up to a second to load, so each is imported by the functions that need it.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -17,48 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LFS = b"version https://git-lfs"
+from igm.datasets.files import Unreadable, cut_off, hidden, in_counting_order, read_bytes
+
+# What libsndfile notes of a file whose header promises other bytes than there are, in its formats' words.
+OTHER_SIZE = re.compile(
+    r"^\s*(?:riff|form|data|ssnd|data size|riff size)\s*: (\d+) \(should be (\d+)\)", re.I | re.M
+)
+SLACK = 64  # bytes: some programs count the header in
+# Bytes, and above: from programs that wrote the header before they knew the length.
+NOT_KNOWN = 2**31 - 2**16
+HEADED = ("mov", "matroska", "flv", "avi")  # videos with a header that tells how long they last
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-
-
-class Unreadable(ValueError):
-    """A file of data that is missing, empty, cut off, or not what its name says."""
-
-    def __init__(self, path: str | Path, reason: str):
-        super().__init__(f"{path} {reason}")
-        self.path, self.reason = str(path), reason
-
-    def __reduce__(self):
-        return Unreadable, (self.path, self.reason)
-
-
-def read_bytes(path: Path, most: int = -1) -> bytes:
-    """What is in a media file, or its first bytes.
-
-    Raises:
-        Unreadable: it is missing, empty, or a Git LFS pointer in place of the file.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = file.read(most)
-    except FileNotFoundError:
-        raise Unreadable(path, "is missing") from None
-    except OSError as error:
-        raise Unreadable(path, f"cannot be read: {error.strerror}") from None
-    check_content(path, content)
-    return content
-
-
-def check_content(path: Path, content: bytes) -> None:
-    """Raises Unreadable for an empty file and for a Git LFS pointer."""
-    if not content:
-        raise Unreadable(path, "is empty")
-    if content.startswith(LFS):
-        raise Unreadable(
-            path,
-            "is a Git LFS pointer, not the file itself: run `git lfs pull` in the clone (a download as "
-            "ZIP has only pointers)",
-        )
 
 
 # ---------------------------------------------------------------- sound
@@ -70,8 +44,8 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
     Several channels are averaged, and another rate is resampled (soxr, high quality).
 
     Raises:
-        Unreadable: the file is missing, empty, a Git LFS pointer or no sound file, has a header and no samples, or
-            samples that are not finite.
+        Unreadable: the file is missing, empty, a Git LFS pointer, no sound file or cut off, has a header and no
+            samples, or samples that are not finite.
     """
     import librosa
     import soundfile
@@ -80,14 +54,20 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
     try:
         # An open file: from a path that it cannot read librosa goes on to other decoders, with warnings.
         with soundfile.SoundFile(path) as file:
+            promised, sizes = file.frames, OTHER_SIZE.findall(file.extra_info)
             samples, native = librosa.load(file, sr=None)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        reason = getattr(error, "error_string", str(error))
+        reason = getattr(error, "error_string", str(error)) or "it is damaged or cut off"
         raise Unreadable(path, f"is not a sound file that can be read: {reason}") from None
     except librosa.ParameterError:  # it looks for nothing else in a file's samples
         raise Unreadable(path, "has samples that are not finite") from None
     if not len(samples):
         raise Unreadable(path, "has a header and no samples")
+    for header, there in (map(int, pair) for pair in sizes):
+        if there + SLACK < header < NOT_KNOWN:
+            raise cut_off(path, f"{header:,} bytes", f"{there:,}")
+    if len(samples) < 0.99 * promised:  # MP3
+        raise cut_off(path, f"{promised:,} samples", f"{len(samples):,}")
     return librosa.resample(samples, orig_sr=native, target_sr=rate)
 
 
@@ -111,11 +91,32 @@ def fit_length(samples: np.ndarray, length: int) -> np.ndarray:
 # ---------------------------------------------------------------- pictures
 
 
+class _WholeFile(io.BytesIO):
+    """A file whose end is an error, once its kind is known.
+
+    Pillow has a switch for the whole process, LOAD_TRUNCATED_IMAGES, which the authors' code sets and which fills cut
+    pictures up with grey: here it has no effect.
+    """
+
+    known = False
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(size)
+        if self.known and not content and size != 0:
+            raise OSError("the file ends too early")
+        return content
+
+
 def read_image(path: Path) -> np.ndarray:
-    """A picture as (height, width, 3), uint8, red first. A rotation in its EXIF data is ignored.
+    """A picture as (height, width, 3), uint8, red first, as Pillow's ``convert("RGB")`` gives it.
+
+    That is what the authors' code does, too: a palette becomes its colours, CMYK is converted without a colour profile,
+    transparency is dropped, and a rotation in the EXIF data is ignored. 16 bits become 8: in grey, which Pillow clips
+    at 255, by division by 257, so that white stays white; in colours Pillow takes the upper byte.
 
     Raises:
-        Unreadable: the file is missing, empty, a Git LFS pointer, no picture, or cut off.
+        Unreadable: the file is missing, empty, a Git LFS pointer, no picture, or cut off, or its pixels are not of
+            8 or 16 bits.
     """
     import cv2
 
@@ -128,12 +129,23 @@ def read_image(path: Path) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.array(image.convert("RGB"))
+        file = _WholeFile(content)
+        with Image.open(file) as image:
+            file.known = True
+            deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+            pixels = np.array(image if deep else image.convert("RGB"))
     except UnidentifiedImageError:
         raise Unreadable(path, "is not a picture") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Unreadable(path, f"is a damaged picture: {error}") from None
+    return _eight_bits(path, pixels) if deep else pixels
+
+
+def _eight_bits(path: Path, grey: np.ndarray) -> np.ndarray:
+    """(height, width) of 16 bits -> (height, width, 3) of 8."""
+    if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 65535:
+        raise Unreadable(path, "has pixels of 32 bits: save it with 8 or 16 bits")
+    return np.repeat(np.rint(grey / 257).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def jpeg(image: np.ndarray, quality: int = 95) -> bytes:
@@ -214,25 +226,86 @@ def video_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     """The frames of a video, each with its time in seconds: (height, width, 3), uint8, red first.
 
     Raises:
-        Unreadable: the file is no video, or not one frame comes out of it.
+        Unreadable: the file is no video, is cut off, or most of its frames or all of them do not come out.
     """
+    read_bytes(path, 64)
+    codec, packets = _examine(path)
+    number = 0
+    # OpenCV's own build knows no AV1 and says so a hundred times.
+    for decode in (_by_opencv, _by_pyav) if "av1" not in codec else (_by_pyav,):
+        for rate, frame in decode(path):
+            yield number / rate if rate > 0 else float(number), frame
+            number += 1
+        if number:
+            break
+    if not number:
+        raise Unreadable(path, "has no frame that can be read")
+    if number < 0.4 * packets:  # a packet may be half a frame, or none that is shown
+        raise Unreadable(path, f"is damaged: {number} of its {packets} frames can be read")
+
+
+def _examine(path: Path) -> tuple[str, int]:
+    """The name of a video's decoder, and how many packets it has, most often one a frame; nothing is decoded.
+
+    Raises:
+        Unreadable: it is no video, or it ends before its header says so.
+    """
+    import av
+
+    end, packets = 0.0, 0
+    nothing = Unreadable(path, "has no frame that can be read: it is cut off, or no video")
+    try:
+        with av.open(str(path)) as container:
+            video = next(iter(container.streams.video), None)
+            if video is None or video.codec_context is None:
+                raise nothing
+            name, rate = video.codec_context.name, float(video.average_rate or 0)
+            for packet in container.demux():
+                time = packet.dts if packet.pts is None else packet.pts
+                if time is not None:
+                    end = max(end, float((time + (packet.duration or 0)) * packet.time_base))
+                    packets += packet.stream is video and not packet.is_discard
+            seconds = (container.duration or 0) / av.time_base
+            begin = (container.start_time or 0) / av.time_base
+            kind, listed = container.format.name.split(",")[0], video.frames
+    except (av.FFmpegError, OSError):
+        raise nothing from None
+    if not packets:
+        raise nothing
+    if kind == "avi" and packets < 0.9 * listed:  # its duration is guessed where the end is lost
+        raise cut_off(path, f"{listed:,} frames", f"{packets:,}")
+    # A last frame may have no duration, and tracks end at their own times.
+    if kind in HEADED and end - begin < 0.98 * seconds - 0.25 - (1 / rate if rate else 0):
+        raise cut_off(path, f"{seconds:.1f} s", f"{end - begin:.1f} s")
+    return name, packets
+
+
+def _by_opencv(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    """(frames a second, frame), for all frames that OpenCV decodes; see ``video_frames``."""
     import cv2
 
-    read_bytes(path, 64)
     video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         rate = video.get(cv2.CAP_PROP_FPS)
-        number = 0
         while video.isOpened():
             there, frame = video.read()
             if not there:
                 break
-            yield number / rate if rate > 0 else float(number), frame[..., ::-1]
-            number += 1
-        if not number:
-            raise Unreadable(path, "has no frame that can be read")
+            yield rate, frame[..., ::-1]
     finally:
         video.release()
+
+
+def _by_pyav(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    """The same by PyAV, which decodes more kinds, such as AV1."""
+    import av
+
+    with av.open(str(path)) as container:
+        rate = float(container.streams.video[0].average_rate or 0)
+        for packet in container.demux(video=0):
+            with suppress(av.FFmpegError):  # as OpenCV: what comes after it may be whole
+                for frame in packet.decode():
+                    yield rate, frame.to_ndarray(format="rgb24")
 
 
 def read_clip(path: Path, first: int, last: int) -> np.ndarray:
@@ -259,8 +332,10 @@ def read_clip(path: Path, first: int, last: int) -> np.ndarray:
             number += 1
     finally:
         video.release()
-    if not number:
-        raise Unreadable(path, "has no frame that can be read")
+    if not number:  # it may be of a kind that only PyAV knows; if not, this says what is wrong
+        for _, (_, frame) in zip(range(last + 1), video_frames(path)):
+            frames += [frame[..., ::-1]] if number >= first else []
+            number += 1
     if number <= last:
         raise Unreadable(path, f"ends or is damaged after {number} frames, {last + 1} are needed")
     return np.stack(frames)[..., ::-1]
@@ -307,26 +382,18 @@ def video_sound(path: Path) -> tuple[np.ndarray, int] | None:
     return samples, rate
 
 
-def hidden(name: str) -> bool:
-    """Is this a file that an operating system leaves in folders: .DS_Store, ._x.jpg, Thumbs.db?"""
-    return name.startswith(".") or name.lower() == "thumbs.db"
-
-
 def pictures_in(folder: Path) -> list[Path]:
-    """The JPEG files of a folder in the order of their names.
+    """The JPEG files of a folder in the order of their names, see ``in_counting_order``.
 
     Raises:
         Unreadable: there is no such folder, or none in it.
     """
     try:
         with os.scandir(folder) as entries:
-            names = sorted(
-                e.name
-                for e in entries
-                if e.name.lower().endswith((".jpg", ".jpeg")) and not hidden(e.name)
-            )
+            names = [e.name for e in entries if e.name.lower().endswith((".jpg", ".jpeg"))]
     except (FileNotFoundError, NotADirectoryError):
         raise Unreadable(folder, "is missing: no folder of frames") from None
+    names = sorted((name for name in names if not hidden(name)), key=in_counting_order)
     if not names:
         raise Unreadable(folder, "has no frames (*.jpg)")
     return [Path(folder) / name for name in names]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ class MemorySet(Dataset):
         labels: (n,), int64.
         classes: the names of the classes; a label is an index into them.
         index: (n,), what "index" says of each sample; by default its position.
+
+    Raises:
+        ValueError: a modality has more or fewer rows than there are labels.
     """
 
     def __init__(
@@ -37,6 +41,11 @@ class MemorySet(Dataset):
         index: Tensor | None = None,
     ):
         self.inputs = dict(inputs)
+        for name, x in self.inputs.items():
+            if len(x) != len(labels):
+                raise ValueError(
+                    f"{len(x)} rows of {name} beside {len(labels)} labels: give each label one row"
+                )
         self.labels = labels
         self.classes = list(classes)
         self.index = torch.arange(len(labels)) if index is None else index
@@ -69,6 +78,19 @@ class MemorySet(Dataset):
         return self.fetch(i)
 
 
+def shipped_data() -> Path:
+    """The book's data folder: inside an installed package, else beside it in a checkout.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "_data", package.parent / "data"):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError("the book's data folder was not found: give its place as --data_root")
+
+
 def read_arrays(root: Path, name: str, split: str) -> dict[str, np.ndarray]:
     """The arrays of ``root/NAME/NAME.npz``, by their names; ``split`` is only checked.
 
@@ -87,7 +109,7 @@ def read_arrays(root: Path, name: str, split: str) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (BadZipFile, ValueError, EOFError) as error:
+    except (BadZipFile, ZlibError, ValueError, EOFError) as error:
         raise ValueError(
             f"{path} is damaged: fetch it again, or make it with `python data/make.py {name}`"
         ) from error
@@ -136,6 +158,11 @@ def assemble(
     for name, values in inputs.items():
         values = values[:samples]
         level = noise.get(name, 0.0)
+        if np.issubdtype(values.dtype, np.integer):  # token ids
+            if level > 0:
+                raise ValueError(f"{name!r} is token ids, which take no noise: leave it out")
+            tensors[name] = torch.from_numpy(values)
+            continue
         if level > 0:
             rng = np.random.default_rng(derive_seed(seed, "noise", split, name))
             values = values + level * rng.standard_normal(values.shape, dtype=np.float32)

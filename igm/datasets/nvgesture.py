@@ -32,7 +32,7 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -42,25 +42,47 @@ import torch
 from torch import Tensor
 
 from igm.datasets import media, synthetic
+from igm.datasets.annotations import (
+    Form,
+    Row,
+    file_of,
+    find_annotations,
+    folders_below,
+    listed,
+    once,
+    read_rows,
+)
 from igm.datasets.layout import Layout
 from igm.datasets.media import Unreadable
-from igm.datasets.memory import SPLITS
 from igm.datasets.preparing import Output, Preparation, Task
 from igm.datasets.reading import Item, Reader
-from igm.datasets.tables import Faults, plain_name, read_text
+from igm.datasets.tables import Faults, pairs, plain_name
 from igm.seeds import derive_seed
 
 CLASSES = tuple(f"class_{number:02}" for number in range(1, 26))
 PUBLISHED = {"train": {"all": 1050}, "test": {"all": 482}}
 LISTS = ("nvgesture_{}_correct_v2.lst", "nvgesture_{}_correct_cvpr2016_v2.lst")  # ours, NVIDIA's
+FORM = Form(
+    columns={
+        name: (name,)
+        for name in ("path", "depth", "color", "duo_left", "duo_right", "duo_disparity", "label")
+    },
+    needed=("path", "depth", "color", "label"),
+    classes={str(number): number - 1 for number in range(1, len(CLASSES) + 1)},
+    labels=f"one of 1 to {len(CLASSES)}",
+    source=f"{LISTS[1].format('train')} and {LISTS[1].format('test')} come with the download",
+    suffixes=(".lst", ".txt"),
+    folders=("annotations", "meta"),
+    format="pairs",
+)
 CLIP = re.compile(r"([^:]+):(\d{1,7}):(\d{1,7})")
 REST, LIMIT = 128, 20.0  # the byte of no motion; pixels a frame that the bytes reach
 
 
 def rows(root: Path, split: str, faults: Faults) -> list[Item] | None:
     """The samples of a split, or None where there is no list of it."""
-    path = _list_of(root, split)
-    return None if path is None else [item for item, _ in _lines(path, root, faults)]
+    path = file_of(root, split, FORM) or file_of(root / "annotations", split, FORM)
+    return None if path is None else [item for item, _ in _gestures(path, root, faults)]
 
 
 def readers(
@@ -101,7 +123,7 @@ def readers(
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(Reader):
     """The base of the three readers: successive frames of a sample's span, resized and cropped.
 
     ``readers`` says what the options are. A subclass says how frames are loaded, what their values become, and how a
@@ -138,6 +160,15 @@ class Clip:
         images = np.stack([_resized(image, self.resize)[crop] for image in images])
         x = self.values(torch.from_numpy(images).permute(0, 3, 1, 2)).transpose(0, 1)
         return x if x.shape[1] == count else torch.cat([x, self.still(x, count - x.shape[1])], 1)
+
+    def verify(self, item, train) -> str:
+        first, last = item.spans[self.modality]
+        here, needed = last - first + 1, self.frames if train else self.test_frames
+        if train:  # any window may be drawn
+            self.load(item, slice(0, here))
+        else:
+            self.read(item, np.random.default_rng(0), False, None)
+        return f"fewer than {needed} frames in {self.modality}: filled up" if here < needed else ""
 
     def load(self, item: Item, chosen: slice) -> np.ndarray:
         """These frames of the span: (frames, height, width, channels)."""
@@ -239,13 +270,14 @@ def prepare(job: Preparation, annotations: str | None = None, copy: bool = False
     The infrared videos, duo_*.avi, are left out, though the lines of the lists name them.
 
     Args:
-        annotations: the folder of the lists; by default RAW.
+        annotations: the folder of the lists; by default RAW or a folder in it.
         copy: copy the videos. Else they are given a second name, as hard links, which takes no space, where RAW and
             OUT are on one disk; then a change of one is a change of both.
     """
-    if not (job.raw / "Video_data").is_dir():
+    home = next((f for f in folders_below(job.raw, job) if (f / "Video_data").is_dir()), None)
+    if home is None:
         raise FileNotFoundError(_no_videos(job.raw))
-    wanted = _wanted(job.raw, Path(annotations) if annotations else job.raw)
+    wanted = _wanted(job, home, annotations)
     recordings: dict[str, dict[str, Item]] = {}
     for item, _ in (line for lines in wanted.values() for line in lines):
         recordings.setdefault(_recording(item), {})[item.name] = item
@@ -256,14 +288,14 @@ def prepare(job: Preparation, annotations: str | None = None, copy: bool = False
         except Unreadable as error:
             job.skip(name, str(error))
         else:
-            work = (job.raw, tuple(items.values()), sources, copy)
+            work = (home, tuple(items.values()), sources, copy)
             tasks.append(Task(name, make_recording, work, sources))
     made = job.run(tasks)
     for split, lines in wanted.items():
         there = [(item, text) for item, text in lines if _recording(item) in made]
         content = "".join(f"{text}\n" for _, text in there)
         labels = [CLASSES[item.label] for item, _ in there]
-        job.annotations(split, LISTS[0].format(split), content, labels)
+        job.annotations(split, LISTS[0], content, labels)
 
 
 def make_recording(
@@ -331,51 +363,37 @@ def sample(raw: Path, seed: int = 0) -> None:
 # ---------------------------------------------------------------- the lists
 
 
-def _list_of(folder: Path, split: str) -> Path | None:
-    paths = [folder / name.format(split) for name in LISTS]
-    return next((path for path in paths if path.exists()), None)
-
-
-def _lines(path: Path, root: Path, faults: Faults) -> Iterator[tuple[Item, str]]:
-    """The samples of a list, each with its line."""
-    seen: dict[str, int] = {}
-    for line, text in enumerate(read_text(path).split("\n"), 1):
-        fields = text.split()
-        if not fields:
-            continue
+def _gestures(path: Path, root: Path, faults: Faults) -> Iterator[tuple[Item, str]]:
+    """The samples of a list, each with its line, in which the folder stands as it is in the layout."""
+    found = []
+    for row in read_rows(path, FORM, faults):
         try:
-            item = _item(fields, line, root)
+            found.append((row, _gesture(row.values, row.label, row.line, root)))
         except ValueError as error:
-            faults.add(path, line, str(error))
-            continue
-        if item.name in seen:
-            faults.add(
-                path, line, f"{item.name} stands in line {seen[item.name]} already: remove one"
-            )
-            continue
-        seen[item.name] = line
-        yield item, " ".join(fields)
+            faults.add(path, row.place, str(error))
+    for row, item in once(found, lambda item: item.name, faults):
+        yield item, _line(row, item)
+
+
+def _line(row: Row, item: Item) -> str:
+    values = row.values | {"path": f"./Video_data/{_recording(item)}"}
+    return " ".join(f"{key}:{value}" for key, value in values.items() if value)
 
 
 def _item(fields: Sequence[str], line: int, root: Path) -> Item:
     """A sample from the fields of its line, such as "label:1"; ValueError says what is wrong."""
-    values: dict[str, str] = {}
-    for field in fields:
-        key, colon, value = field.partition(":")
-        if not colon or key in values:
-            raise ValueError(f"{field!r} is no field KEY:VALUE, or stands twice")
-        values[key] = value
-    for key, form in (("path", "FOLDER"), ("depth", "FILE:START:END"), ("color", "FILE:START:END")):
-        if key not in values:
-            raise ValueError(f"has no field {key}:{form}")
-    parts = values["path"].removeprefix("./").split("/")
+    values = pairs(fields)
+    return _gesture(values, FORM.classes[values["label"]], line, root)
+
+
+def _gesture(values: Mapping[str, str], label: int, line: int, root: Path) -> Item:
+    parts = re.split(r"[/\\]", values["path"])
+    if "Video_data" in parts:  # it may lie elsewhere here
+        parts = parts[len(parts) - 1 - parts[::-1].index("Video_data") :]
     if len(parts) != 3 or parts[0] != "Video_data" or not all(map(plain_name, parts)):
         raise ValueError(
             f"path:{values['path']} is no recording, such as path:./Video_data/class_01/subject1_r0"
         )
-    label = values.get("label", "")
-    if label not in map(str, range(1, len(CLASSES) + 1)):
-        raise ValueError(f"unknown label {label!r}: use one of 1 to {len(CLASSES)}")
     folder = root.joinpath(*parts)
     depth, depth_span = _clip("depth", values["depth"])
     colour, colour_span = _clip("color", values["color"])
@@ -387,7 +405,7 @@ def _item(fields: Sequence[str], line: int, root: Path) -> Item:
     }
     spans = {"depth": depth_span, "rgb": colour_span, "flow": (0, last - first)}
     name = f"{parts[1]}/{parts[2]}:{first}:{last + 1}"
-    return Item(name, int(label) - 1, line, files, spans=spans)
+    return Item(name, label, line, files, spans=spans)
 
 
 def _clip(key: str, value: str) -> tuple[str, tuple[int, int]]:
@@ -406,17 +424,15 @@ def _clip(key: str, value: str) -> tuple[str, tuple[int, int]]:
 # ---------------------------------------------------------------- igm prepare
 
 
-def _wanted(raw: Path, folder: Path) -> dict[str, list[tuple[Item, str]]]:
+def _wanted(job: Preparation, home: Path, given: str | None) -> dict[str, list[tuple[Item, str]]]:
     """split -> its samples, with their lines."""
-    lists = {split: path for split in SPLITS if (path := _list_of(folder, split)) is not None}
-    if not {"train", "test"} <= set(lists):
-        names = " and ".join(LISTS[1].format(split) for split in ("train", "test"))
-        raise FileNotFoundError(
-            f"{names} are not in {folder}: they come with the download; name their folder by "
-            "--annotations"
-        )
-    faults = Faults()
-    wanted = {split: list(_lines(path, raw, faults)) for split, path in lists.items()}
+    lists, faults = find_annotations(job, given, FORM), Faults()
+    for path in lists.values():
+        if "cvpr2016" in path.name and "v2" not in path.name:
+            raise ValueError(
+                f"{path} is the list before its correction: add the file that ends in _v2"
+            )
+    wanted = {split: list(_gestures(path, home, faults)) for split, path in lists.items()}
     faults.stop()
     return wanted
 
@@ -424,7 +440,8 @@ def _wanted(raw: Path, folder: Path) -> dict[str, list[tuple[Item, str]]]:
 def _no_videos(raw: Path) -> str:
     packed = sorted(path.name for path in raw.glob("*.7z*"))
     if not packed:
-        return f"{raw} has no folder Video_data: give the folder of the unpacked download"
+        there = f"there is {listed(raw)}"
+        return f"{raw} has no folder Video_data, {there}: give the folder of the unpacked download"
     first = next((name for name in packed if name.endswith(".001")), "nvGesture_v1.7z.001")
     return f"{raw} has {packed[0]} and no folder Video_data: unpack it there by `7z x {first}`"
 

@@ -9,11 +9,11 @@ that are there, then ``report.json`` and ``manifest.json``.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
+import logging
 import multiprocessing
 import os
-import shutil
+import signal
 import sys
 import threading
 import time
@@ -27,10 +27,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from igm.datasets.media import Unreadable, one_thread
-from igm.runs import progress_bar, sync, write_bytes, write_json
+from igm.datasets.output import Output
+from igm.runs import CANNOT, progress_bar, write_bytes, write_json
 
+log = logging.getLogger("igm")
 FOLDER, JOURNAL = ".prepare", "journal.jsonl"
 MANIFEST, REPORT = "manifest.json", "report.json"
+PATHS = ("annotations", "images", "lists")  # options that name a folder
+
+
+class NothingLeft(ValueError):
+    """Not one sample of train or test can be used; ``report`` says why."""
+
+    def __init__(self, text: str, report: Mapping):
+        super().__init__(text)
+        self.report = report
 
 
 @dataclass(frozen=True)
@@ -49,66 +60,6 @@ class Task:
     work: Callable
     arguments: tuple
     sources: tuple[Path, ...]
-
-
-class Output:
-    """Writes the files of one task below a folder, and remembers their checksums."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self.files: dict[str, dict] = {}
-
-    def file(self, relative: str, content: bytes) -> None:
-        """A file with this content, whole or not at all."""
-        path = self.root / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, content)
-        self._note(relative, content)
-
-    def copy(self, relative: str, source: Path) -> None:
-        """A copy of the source."""
-        self.file(relative, source.read_bytes())
-
-    def link(self, relative: str, source: Path) -> None:
-        """The source under a second name, a hard link, which takes no space; a copy where there can be none."""
-        path, source = self.root / relative, source.resolve()
-        content = source.read_bytes()
-        if not path.exists() or not path.samefile(source):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.partial")
-            try:
-                partial.unlink(missing_ok=True)
-                os.link(source, partial)
-                os.replace(partial, path)
-                sync(path.parent)
-            except OSError:  # another disk, or a file system without links
-                partial.unlink(missing_ok=True)
-                write_bytes(path, content)
-        self._note(relative, content)
-
-    def folder(self, relative: str, contents: Mapping[str, bytes]) -> None:
-        """A folder with all of its files, or none."""
-        target = self.root / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            partial.mkdir()
-            for name, content in contents.items():
-                (partial / name).write_bytes(content)
-                sync(partial / name)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(partial, target)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise OSError(f"cannot write {target}: {error.strerror or error}") from error
-        for name, content in contents.items():
-            self._note(f"{relative}/{name}", content)
-
-    def _note(self, relative: str, content: bytes) -> None:
-        digest = hashlib.sha256(content).hexdigest()
-        self.files[relative] = {"bytes": len(content), "sha256": digest}
 
 
 class Preparation:
@@ -146,6 +97,7 @@ class Preparation:
         self.skipped: dict[str, str] = {}  # sample -> why
         self.files: dict[str, dict] = {}
         self.counts: dict[str, Counter] = {}  # split -> class -> samples
+        self.tables: dict[str, tuple[str, str]] = {}  # split -> name and content of its annotations
         self.notes: list[str] = []
         self.done: dict[str, dict] = {}  # what the journal says
         self._lock = FileLock(self.out / FOLDER / "lock")
@@ -165,10 +117,8 @@ class Preparation:
             )
         try:
             (self.out / FOLDER).mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
+            self._acquire()
             self._begin()
-        except Timeout:
-            raise FileExistsError(f"another igm prepare is at work in {self.out}: wait") from None
         except OSError as error:
             self._lock.release()
             if isinstance(error, FileExistsError):
@@ -181,6 +131,31 @@ class Preparation:
 
     def __exit__(self, *_) -> None:
         self._lock.release()
+
+    def _acquire(self) -> None:
+        """Takes the lock, where the file system has locks: not every NFS and Lustre has."""
+        try:
+            self._lock.acquire(timeout=0)
+            return
+        except Timeout:
+            if self._has_locks():
+                text = f"another igm prepare is at work in {self.out}: wait"
+                raise FileExistsError(text) from None
+        except (OSError, NotImplementedError) as error:
+            if getattr(error, "errno", errno.ENOSYS) not in CANNOT:
+                raise
+        log.warning("%s has no file locks: let no other igm prepare work in it", self.out)
+
+    def _has_locks(self) -> bool:
+        """Can a file be locked that nobody else knows? Where none can, filelock before 4 says that somebody holds it."""
+        trial = self.out / FOLDER / f"lock-{os.getpid()}"
+        try:
+            with FileLock(trial, timeout=0):
+                return True
+        except Timeout:
+            return False
+        finally:
+            trial.unlink(missing_ok=True)
 
     # ---------------------------------------------------------------- for the data sets
 
@@ -242,31 +217,48 @@ class Preparation:
                 bar.update()
         return made
 
-    def annotations(self, split: str, relative: str, content: str, labels: Sequence[str]) -> None:
-        """Writes the annotation file of a split, and counts its samples by class."""
-        output = Output(self.out)
-        output.file(relative, content.encode())
-        self.files |= output.files
+    def annotations(self, split: str, name: str, content: str, labels: Sequence[str]) -> None:
+        """The annotations of a split, to be written at the end, and the class of each of its samples.
+
+        Args:
+            name: of the file, with {} for the split.
+        """
+        self.tables[split] = (name, content)
         self.counts[split] = Counter(labels)
 
     def finish(self) -> dict:
-        """Writes the report and the manifest; returns the report.
+        """Writes the annotations, the report and the manifest; returns the report.
 
         Raises:
-            ValueError: there is not one sample.
+            NothingLeft: train or test has not one sample; then nothing of this is written.
         """
-        if not any(self.counts.values()):
-            why = next(iter(self.skipped.values()), "no sample was found")
-            raise ValueError(f"nothing could be prepared from {self.raw}: {why}")
+        if self.counts.get("valid", True) == Counter():
+            del self.counts["valid"], self.tables["valid"]
+            self.note("valid: not one sample can be used: a share of train will be held out for it")
         report = {
             "data": self.data,
             "options": self.options,
             "counts": {split: dict(sorted(c.items())) for split, c in self.counts.items()},
-            "files": len(self.files),
+            "files": len(self.files) + len(self.tables),
             "bytes": sum(entry["bytes"] for entry in self.files.values()),
             "skipped": dict(sorted(self.skipped.items())),
             "notes": self.notes,
         }
+        for split in ("train", "test"):
+            if not self.counts.get(split):
+                why = "its annotations have no row"
+                if self.skipped:
+                    first = next(iter(self.skipped.values()))
+                    why = f"{len(self.skipped):,} are skipped, e.g. {first}"
+                text = f"no sample of the {split} split could be used from {self.raw}: {why}"
+                raise NothingLeft(text, report)
+        output, (name, _) = Output(self.out), self.tables["train"]
+        for split, (name, content) in self.tables.items():
+            output.file(name.format(split), content.encode())
+        if "valid" not in self.tables and "{}" in name:  # that of an earlier run
+            (self.out / name.format("valid")).unlink(missing_ok=True)
+        self.files |= output.files
+        report["bytes"] += sum(entry["bytes"] for entry in output.files.values())
         write_json(
             self.out / MANIFEST, {"data": self.data, "files": dict(sorted(self.files.items()))}
         )
@@ -293,7 +285,7 @@ class Preparation:
         if len(lines) < 2:  # nothing was done yet
             write_bytes(journal, (json.dumps(head) + "\n").encode())
             return
-        if lines[0] != json.loads(json.dumps(head)):
+        if _resolved(lines[0]) != _resolved(head):
             begun = {k: lines[0].get(k) for k in head}
             raise FileExistsError(
                 f"{self.out} was begun as {begun}, not as {head}: give the same options or a new folder"
@@ -368,6 +360,15 @@ def _perform(out: Path, task: Task) -> dict:
     return {"task": task.name, "stamps": stamps, "files": output.files, "skipped": skipped}
 
 
+def _resolved(head: Mapping) -> dict:
+    """The head of a journal, with one path for each folder, however it was spelled."""
+    options = {
+        name: os.path.realpath(value) if name in PATHS and value is not None else value
+        for name, value in head.get("options", {}).items()
+    }
+    return json.loads(json.dumps({"data": head.get("data"), "options": options}))
+
+
 def _stamps(sources: Sequence[Path]) -> list:
     stamps = []
     for path in sources:
@@ -381,8 +382,9 @@ def _stamps(sources: Sequence[Path]) -> list:
 
 def _worker() -> None:
     """Prepares each worker: OpenCV takes one thread, and the worker ends when the main process is gone, even killed."""
-    import cv2
+    import cv2  # an ImportError here would only say that a worker died: ``run`` has loaded it before
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
     cv2.setNumThreads(1)
     parent = os.getppid()
 

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from igm.datasets import media
 from igm.datasets.cache import Cache, cached
+from igm.datasets.files import is_there
 from igm.seeds import derive_seed
 
 
@@ -65,6 +66,18 @@ class Reader(Protocol):
         Raises:
             Unreadable: the file is missing or damaged.
         """
+
+    def verify(self, item: Item, train: bool) -> str:
+        """Decodes all that ``read`` may take of a sample, whatever is drawn, for ``igm check``.
+
+        Returns:
+            what is good to know of it, in the words of many samples; most often nothing.
+
+        Raises:
+            Unreadable: as ``read`` does.
+        """
+        self.read(item, np.random.default_rng(0), train, None)
+        return ""
 
 
 class MediaSet(Dataset):
@@ -115,6 +128,16 @@ class MediaSet(Dataset):
         """modality -> shape of one sample, found by reading the first."""
         return {name: tuple(x.shape) for name, x in self[0].items() if name in self.readers}
 
+    def missing_files(self, modalities: Sequence[str] | None = None) -> list[Path]:
+        """The files and folders of these modalities, by default of all, that are not there or empty."""
+        wanted = (
+            path
+            for item in self.items
+            for name, path in item.files.items()
+            if name in self.readers and (not modalities or name in modalities)
+        )
+        return [path for path in dict.fromkeys(wanted) if not is_there(path)]
+
     def view(self, modalities: Sequence[str] | None = None, draw: int = 0) -> MediaSet:
         """The same samples for one pass: only these modalities are read, with the augmentations of this draw."""
         other = copy.copy(self)
@@ -160,7 +183,7 @@ class MediaSet(Dataset):
             except media.Unreadable as error:
                 raise media.Unreadable(
                     error.path,
-                    f"{error.reason} (sample {self.items[i].name!r}; igm check finds all such)",
+                    f"{error.reason} (sample {self.items[i].name!r}; `igm check --full true` finds all such)",
                 ) from None
         return sample | {"label": self.labels[i], "index": self.index[i]}
 
@@ -184,7 +207,7 @@ class MediaSet(Dataset):
 
 
 @dataclass(frozen=True)
-class Spectrogram:
+class Spectrogram(Reader):
     """A sound file -> log(``|STFT|`` + 1e-7), (1, 257, 1 + rate * seconds // 353), as in the authors' code.
 
     The sound is resampled, repeated and cut to ``seconds``, and clipped to -1 ... 1. From the cache the values come
@@ -210,7 +233,7 @@ class Spectrogram:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Reader):
     """Frames of a clip from its folder, (count, 3, size, size), or one picture from its file, (3, size, size).
 
     In training all frames of a clip get the same random crop and flip; otherwise each is resized. Then they are
@@ -221,7 +244,8 @@ class Pictures:
         size: height and width.
         count: frames of a folder; None for a picture that is a file.
         choice: which frames. first: the first of them. spread: at equal distances over the clip. random: in training
-            drawn anew in each pass, otherwise as spread.
+            drawn anew in each pass, otherwise as spread. A clip that has fewer than ``count`` gives all that it has,
+            and its last one again and again, as NVGesture's readers do.
         order: of the colour channels: RGB, or BGR, which is OpenCV's default.
         mean, std: of the normalisation.
     """
@@ -248,17 +272,26 @@ class Pictures:
         if self.count is None:
             return [path]
         there = media.pictures_in(path)
-        if len(there) < self.count:
-            raise media.Unreadable(
-                path, f"has {len(there)} frames, {self.count} are needed: ask for fewer"
-            )
-        if self.choice == "first":
-            rows = np.arange(self.count)
+        if len(there) < self.count or self.choice == "first":
+            rows = np.minimum(np.arange(self.count), len(there) - 1)
         elif self.choice == "random" and train:
             rows = np.sort(rng.choice(len(there), self.count, replace=False))
         else:  # the middles of equal parts
             rows = ((np.arange(self.count) + 0.5) * len(there) / self.count).astype(int)
         return [there[i] for i in rows]
+
+    def verify(self, item, train) -> str:
+        paths = self.paths(item, np.random.default_rng(0), False)
+        if len(set(paths)) < len(paths):
+            note = f"fewer than {self.count} frames in {self.modality}: the last is repeated"
+        else:
+            note = ""
+        if train and self.count and self.choice == "random":
+            paths = media.pictures_in(item.files[self.modality])
+        images = [media.read_image(path) for path in dict.fromkeys(paths)]
+        if train:
+            _alike(images, paths)
+        return note
 
     def read(self, item, rng, train, cache) -> Tensor:
         paths = self.paths(item, rng, train)

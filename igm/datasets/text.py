@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,11 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from igm.datasets import media
+from igm.datasets.annotations import folders_below, listed
 from igm.datasets.cache import cached
-from igm.datasets.media import Unreadable
+from igm.datasets.files import Unreadable, hidden
 from igm.datasets.preparing import Output, Preparation, Task
+from igm.datasets.reading import Reader
 from igm.seeds import derive_seed, untouched_generators
 
 # ---------------------------------------------------------------- sentences
@@ -37,8 +39,12 @@ def letters(text: str) -> str:
 
 
 def caption(text: str) -> str:
-    """Lower case, without , . ' ! ? " ( ) * # : ; ~ and with spaces for - and /: the authors' cleaning of Sarcasm."""
-    plain = text.lower().translate(_CAPTION)
+    """Lower case, without , . ' ! ? " ( ) * # : ; ~ and with spaces for - and /: the authors' cleaning of Sarcasm.
+
+    Last, "<person>" becomes "person"; "<user>" and the like stay (datasets/sarcasm_dataset.py in njustkmg/IJCAI25-IGM,
+    commit 19aa8e5).
+    """
+    plain = text.lower().translate(_CAPTION).replace("<person>", "person")
     return re.sub(r"\s{2,}", " ", plain).rstrip("\n").strip(" ")
 
 
@@ -86,8 +92,12 @@ class Tokens:
         return " ".join(CLEAN[self.clean](text).split(" ")[: self.max_words])
 
     def read(self, item, rng, train, cache) -> Tensor:
+        return self.ids(self.sentence(item))
+
+    def ids(self, sentence: str) -> Tensor:
+        """The token ids of a sentence that is clean already."""
         encode, padding, longest = _tokenizer(self.tokenizer)
-        ids = encode(self.sentence(item))
+        ids = encode(sentence)
         length = min(self.max_tokens, longest)
         if len(ids) > length:
             ids = ids[: length - 1] + ids[-1:]
@@ -125,6 +135,7 @@ def _tokenizer(name: str) -> tuple[Callable[[str], list[int]], int, int]:
 def _load(name: str) -> tuple[Callable[[str], list[int]], int, int]:
     # Its threads are for many sentences at once, and they complain when a process forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from huggingface_hub import HfApi
     from transformers import AutoConfig, AutoTokenizer
 
     folder = Path(name).expanduser()
@@ -136,6 +147,8 @@ def _load(name: str) -> tuple[Callable[[str], list[int]], int, int]:
         places = [True, False]  # what was downloaded before needs no network
     for local in places:
         try:
+            if not local:  # asked once: without a network transformers would ask again and again
+                HfApi().model_info(name, timeout=10)
             tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
             # Without a vocabulary, transformers 5 makes do with the special tokens and says nothing.
             if len(tokenizer) > len(tokenizer.all_special_tokens):
@@ -183,7 +196,7 @@ GREY = (128, 128, 128)
 
 
 @dataclass(frozen=True)
-class Photo:
+class Photo(Reader):
     """One picture, from its file -> (3, size, size), float32.
 
     In training a random crop of half of the picture or more, a flip every other time, and two operations drawn from
@@ -267,39 +280,6 @@ OPERATIONS: tuple[Callable[[Image.Image, int], Image.Image], ...] = (
 # ---------------------------------------------------------------- igm prepare and igm sample
 
 
-def first_file(folder: Path, names: Iterable[str]) -> Path | None:
-    """The first of these files that is in the folder."""
-    return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-def find_tables(
-    job: Preparation,
-    given: str | None,
-    inside: Sequence[str],
-    files: Mapping[str, Sequence[str]],
-    source: str,
-) -> dict[str, Path]:
-    """split -> its annotations, from the given folder, or the first in RAW that has those of train and test.
-
-    Args:
-        inside: folders in RAW.
-        files: split -> the names that its file may have.
-        source: where to get them, for the message.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-    """
-    folders = [Path(given)] if given is not None else [job.raw / name for name in inside]
-    for folder in folders:
-        found = {split: first_file(folder, names) for split, names in files.items()}
-        if found["train"] and found["test"]:
-            return {split: path for split, path in found.items() if path}
-    raise FileNotFoundError(
-        f"{files['train'][-1]} and {files['test'][-1]} are not in {' or '.join(map(str, folders))}: they are "
-        f"in {source}; name their folder by --annotations"
-    )
-
-
 def find_pictures(job: Preparation, given: str | None, names: Sequence[str]) -> Path:
     """The folder of pictures: the given one, or the first with one of the names in RAW, beside it, or deeper in it.
 
@@ -318,14 +298,13 @@ def find_pictures(job: Preparation, given: str | None, names: Sequence[str]) -> 
     for name in names:
         if (beside := job.raw.resolve().parent / name).is_dir():
             return beside
-    for folder, inside, _ in os.walk(job.raw):
+    for folder in folders_below(job.raw, job):
         for name in names:
-            if name in inside:
-                return job.source(Path(folder, name))
-        if len(Path(folder).relative_to(job.raw).parts) > 2:
-            inside.clear()
+            if folder.name == name:
+                return job.source(folder)
     raise FileNotFoundError(
-        f"no folder {' or '.join(names)} in {job.raw} or beside it: name that of the pictures by --images"
+        f"no folder {' or '.join(names)} in {job.raw} or beside it, where there is {listed(job.raw)}: name "
+        "that of the pictures by --images"
     )
 
 
@@ -334,13 +313,16 @@ def copy_pictures(job: Preparation, folder: Path, names: Iterable[str], target: 
 
     Those that are missing, damaged or links out of their folder are skipped.
     """
-    tasks = []
+    tasks, below = [], None
     for name in dict.fromkeys(names):
         source = folder / name
+        if not source.is_file():  # one folder deeper, or .JPG
+            below = _pictures_below(folder) if below is None else below
+            source = below.get(name.lower(), source)
         try:
             if not source.is_file():
                 raise Unreadable(source, "is missing")
-            if not job.follow_links and source.resolve().parent != folder.resolve():
+            if not job.follow_links and folder.resolve() not in source.resolve().parents:
                 raise Unreadable(
                     source,
                     f"is a link out of {folder.name}: allow it with --follow_links true",
@@ -350,6 +332,17 @@ def copy_pictures(job: Preparation, folder: Path, names: Iterable[str], target: 
         else:
             tasks.append(Task(name, copy_picture, (f"{target}/{name}", source), (source,)))
     return job.run(tasks)
+
+
+def _pictures_below(folder: Path) -> dict[str, Path]:
+    """name in lower case -> file, in a folder and those in it; the nearest counts."""
+    found: dict[str, Path] = {}
+    for here, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if not hidden(name):
+                found.setdefault(name.lower(), Path(here, name))
+    return found
 
 
 def copy_picture(output: Output, relative: str, source: Path) -> None:

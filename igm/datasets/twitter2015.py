@@ -9,10 +9,10 @@ A row is a tweet and one target in it; in the String, ``$T$`` stands in the targ
 things has two rows with one picture, and with one sentence once the targets are back in it. Their labels may differ:
 then no network can be right with both that is not told the target. ``same_tweet`` counts such rows.
 
-Other tables are read, too: the files of TomBERT as they are, whose test file has a header that is one name short, and
-tables with columns Label, ImageID and String in any order, as the authors' code wants them. The raw download is the
-folder absa_data/twitter2015 of github.com/jefferyYu/TomBERT, with train.tsv, dev.tsv and test.tsv, and the folder
-twitter2015_images, to which its README has the link.
+Other forms are read, too, such as the files of TomBERT as they are, whose test file has a header that is one name
+short; book/data.md has the table. The raw download is the folder absa_data/twitter2015 of
+github.com/jefferyYu/TomBERT, with train.tsv, dev.tsv and test.tsv, and the folder twitter2015_images, to which its
+README has the link.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,20 +28,13 @@ from typing import NamedTuple
 import numpy as np
 
 from igm.datasets import synthetic
+from igm.datasets.annotations import Form, file_of, find_annotations, read_rows
 from igm.datasets.layout import Layout
 from igm.datasets.media import Unreadable
 from igm.datasets.preparing import Preparation
 from igm.datasets.reading import Item, Reader
-from igm.datasets.tables import Faults, plain_name, read_table
-from igm.datasets.text import (
-    Photo,
-    Tokens,
-    copy_pictures,
-    find_pictures,
-    find_tables,
-    first_file,
-    tiny_bert,
-)
+from igm.datasets.tables import Faults, file_name, looks_like_picture, plain_word
+from igm.datasets.text import Photo, Tokens, copy_pictures, find_pictures, tiny_bert
 from igm.seeds import derive_seed
 
 CLASSES = ("negative", "neutral", "positive")
@@ -50,15 +43,43 @@ PUBLISHED = {
     "valid": dict(zip(CLASSES, (149, 670, 303))),
     "test": dict(zip(CLASSES, (113, 607, 317))),
 }
-FILES = {
-    "train": ("train_data.tsv", "train.tsv"),
-    "valid": ("valid_data.tsv", "valid.tsv", "dev.tsv"),
-    "test": ("test_data.tsv", "test.tsv"),
-}
 # The order of TomBERT, whose code reads by position.
 HEADER = ("index", "Label", "ImageID", "String", "Target")
 IMAGES = "twitter2015_images"
 TARGET = "$T$"
+WORDS_OF_LABELS = {"negative": 0, "neg": 0, "neutral": 1, "neu": 1, "positive": 2, "pos": 2}
+
+
+def _labels(rows: Sequence[Mapping[str, str]], form: str) -> dict[str, int]:
+    """label -> class: 0, 1, 2 as in TomBERT's tables, or -1, 0, 1 as in its blocks of lines and where there is a -1."""
+    signed = form == "blocks" or any(plain_word(row["label"]) == "-1" for row in rows)
+    return WORDS_OF_LABELS | {str(label - signed): label for label in range(3)}
+
+
+FORM = Form(
+    columns={
+        "label": ("Label", "sentiment", "polarity", "class", "labels"),
+        "image": ("ImageID", "image", "image_path", "img", "file", "image_name", "photo", "path"),
+        "text": ("String", "text", "tweet", "sentence", "content", "caption"),
+        "target": ("target", "aspect", "String", "String.1", "term", "entity", "aspect_term"),
+        "index": ("index", "id"),
+    },
+    needed=("label", "image", "text"),
+    classes=_labels,
+    labels="0 negative, 1 neutral or 2 positive, or -1, 0 and 1, or these words",
+    source="they are in the folder absa_data/twitter2015 of github.com/jefferyYu/TomBERT",
+    suffixes=(".tsv", ".csv", ".json", ".jsonl", ".txt"),
+    folders=("twitter2015", "annotations"),
+    looks={
+        "image": looks_like_picture,
+        "label": lambda text: plain_word(text) in (*WORDS_OF_LABELS, "-1", "0", "1", "2"),
+    },
+    # TomBERT's test file: its rows have a label all the same
+    wrong={
+        ("index", "imageid", "string", "string"): ("index", "Label", "ImageID", "String", "String")
+    },
+    format="blocks",
+)
 
 
 @dataclass(frozen=True)
@@ -85,20 +106,19 @@ class TweetTokens(Tokens):
 
 def rows(root: Path, split: str, faults: Faults) -> list[Item] | None:
     """The samples of a split, or None where there is no file of it."""
-    path = first_file(root / "annotations", FILES[split])
+    path = file_of(root / "annotations", split, FORM)
     if path is None:
         return None
     items, seen = [], {}
     for row in _read(path, faults):
         name = row.name
         if name in seen and row.target:
-            faults.add(path, row.line, f"the same as line {seen[name]}: remove one")
+            faults.add(path, row.place, f"the same as line {seen[name]}: remove one")
             continue
         if name in seen:  # without targets, rows of one tweet may well be alike
-            name = f"{name}-{row.line}"
-        seen[name] = row.line
-        files = {"image": root / IMAGES / row.image}
-        items.append(Tweet(name, row.label, row.line, files, row.text, target=row.target))
+            name = f"{name}-{row.place}"
+        seen[name] = row.place
+        items.append(row.item(root, name))
     return items
 
 
@@ -147,13 +167,13 @@ def prepare(job: Preparation, annotations: str | None = None, images: str | None
     """From the files of TomBERT and the folder of pictures: copies the pictures that can be read.
 
     Args:
-        annotations: the folder of train.tsv, dev.tsv and test.tsv; by default RAW, or twitter2015 or
-            absa_data/twitter2015 in it.
+        annotations: the folder of train.tsv, dev.tsv and test.tsv; by default RAW or a folder in it, such as
+            absa_data/twitter2015. Other names and forms are understood, see the table in the book's appendix on data.
         images: the folder of pictures; by default twitter2015_images in RAW or beside it.
     """
-    inside = ("", "twitter2015", "absa_data/twitter2015", "annotations")
-    source = "the folder absa_data/twitter2015 of github.com/jefferyYu/TomBERT"
-    tables, faults = find_tables(job, annotations, inside, FILES, source), Faults()
+    tables, faults = find_annotations(job, annotations, FORM), Faults()
+    if "2017" in (folder := tables["train"].parent).name:
+        raise ValueError(f"{folder} is Twitter2017, another data set: give the folder twitter2015")
     wanted = {split: _read(path, faults) for split, path in tables.items()}
     faults.stop()
     pictures = find_pictures(job, images, (IMAGES,))
@@ -163,17 +183,17 @@ def prepare(job: Preparation, annotations: str | None = None, images: str | None
         there = [row for row in found if row.image in made]
         distinct: dict[str, _Row] = {}
         for row in there:
-            distinct.setdefault(row.name if row.target else str(row.line), row)
+            distinct.setdefault(row.name if row.target else str(row.place), row)
         kept = distinct.values()
         lines = [HEADER, *((r.index, str(r.label), r.image, r.text, r.target) for r in kept)]
         content = "".join("\t".join(line) + "\n" for line in lines)
         labels = [CLASSES[row.label] for row in kept]
-        job.annotations(split, f"annotations/{split}_data.tsv", content, labels)
+        job.annotations(split, "annotations/{}_data.tsv", content, labels)
         if lost := len(found) - len(there):
             job.note(f"{split}: {lost:,} rows are left out with their pictures")
         if double := len(there) - len(kept):
             job.note(f"{split}: {double:,} rows stood there twice and are left out")
-        n = same_tweet(rows(job.out, split, Faults()))
+        n = same_tweet(row.item(job.out, row.name) for row in kept)
         if n["shared"]:
             job.note(
                 f"{split}: {n['shared']:,} of {n['rows']:,} rows share their tweet with another target's, "
@@ -239,7 +259,7 @@ def _tweet(done: int, room: int, rng: np.random.Generator) -> list[tuple[int, st
 
 
 class _Row(NamedTuple):
-    line: int
+    place: int | str
     index: str
     label: int
     image: str
@@ -252,79 +272,31 @@ class _Row(NamedTuple):
         mark = hashlib.sha256(f"{self.text}\t{self.target}".encode()).hexdigest()[:8]
         return f"{Path(self.image).stem}-{mark}"
 
+    def item(self, root: Path, name: str) -> Tweet:
+        line = self.place if isinstance(self.place, int) else 0
+        files = {"image": root / IMAGES / self.image}
+        return Tweet(name, self.label, line, files, self.text, target=self.target)
+
 
 def _read(path: Path, faults: Faults) -> list[_Row]:
-    """The rows of a table in any of its forms."""
-    lines = list(read_table(path, 3, faults, "\t", quotes=False))
-    if not lines:
-        return []
-    places = _places(lines[0][1])
-    if places is None:
-        faults.add(
-            path,
-            lines[0][0],
-            "the header has to name Label, ImageID and String, separated by tabs, as in TomBERT's train.tsv",
-        )
-        return []
-    index, label, image, text, target = places
-    width = max(len(lines[0][1]), 1 + max(p for p in places if p is not None))
+    """The rows of an annotation file."""
     found = []
-    for line, fields in lines:
-        if line == lines[0][0] and "string" in _names(fields):
-            continue  # the header
-        if len(fields) == width - 1 == target:
-            fields = [*fields, ""]  # an editor has cut off the tab before an empty target
-        if len(fields) != width:
-            faults.add(
-                path, line, f"{len(fields)} columns in place of {width}: a tab too many or too few?"
-            )
-        elif fields[label] not in ("0", "1", "2"):
-            faults.add(
-                path,
-                line,
-                f"unknown label {fields[label]!r}: use 0 negative, 1 neutral or 2 positive",
-            )
-        elif not plain_name(fields[image]):
-            faults.add(
-                path, line, f"{fields[image]!r} is not the name of a picture, such as 1860693.jpg"
-            )
-        elif not fields[text]:
-            faults.add(path, line, "no text")
-        else:
+    for row in read_rows(path, FORM, faults):
+        index, image, *words = (row.values[name] for name in ("index", "image", "text", "target"))
+        # a text in JSON or in quotes may have what separates rows and columns of the layout
+        text, target = (re.sub(r"[\t\r\n]+", " ", word) for word in words)
+        try:
+            image = file_name(image)
+        except ValueError as error:
+            faults.add(path, row.place, str(error))
+            continue
+        if text:
             found.append(
-                _Row(
-                    line,
-                    fields[index] if index is not None else str(len(found) + 1),
-                    int(fields[label]),
-                    fields[image],
-                    fields[text],
-                    fields[target] if target is not None else "",
-                )
+                _Row(row.place, index or str(len(found) + 1), row.label, image, text, target)
             )
+        else:
+            faults.add(path, row.place, "no text")
     return found
-
-
-def _names(header: Sequence[str]) -> list[str]:
-    """The names of the columns without TomBERT's numbers before them."""
-    return [re.sub(r"^#\d+\s*", "", name).lower() for name in header]
-
-
-def _places(header: Sequence[str]) -> tuple[int | None, int, int, int, int | None] | None:
-    """The columns of index, label, image, text and target; None for no such table."""
-    names = _names(header)
-    if names == ["index", "imageid", "string", "string"]:
-        return 0, 1, 2, 3, 4  # the rows of TomBERT's test file have a label all the same
-    if len(header) == 5 and header[1] in ("0", "1", "2") and header[0].isdigit():
-        return 0, 1, 2, 3, 4  # no header
-    if not {"label", "imageid", "string"} <= set(names):
-        return None
-    index = names.index("index") if "index" in names else None
-    text = names.index("string")
-    targets = [
-        i for i, n in enumerate(names) if n in ("target", "string", "string.1") and i != text
-    ]
-    label, image = names.index("label"), names.index("imageid")
-    return index, label, image, text, targets[0] if targets else None
 
 
 TWITTER2015 = Layout(

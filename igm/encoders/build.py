@@ -40,7 +40,8 @@ def build_network(
     check_kind(kind, shared_head)
     function = getattr(networks, name)
     known = inspect.signature(function).parameters
-    check_options("network", name, options, function)
+    decided = ("classes", "modalities", "shared_head", "seed")
+    check_options("network", name, options, function, decided)
     if not pretrained:
         options = {k: v for k, v in options.items() if not k.endswith("_weights")}
         if "pretrained" in known:

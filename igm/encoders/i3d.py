@@ -37,11 +37,16 @@ class I3D(nn.Module):
     The feature is the mean over time and space. The original averages with a window of 2 x 7 x 7 first, and then
     over what is left of time, which counts the first and the last time step half.
 
+    ``time_steps`` is how many of the last block's steps in time are averaged, the first ones; None for all. A step
+    stands for eight frames.
+
     Args:
         in_channels: 3 for colour, 2 for optical flow, 1 for depth.
         classes: add the classifier ``logits``; the output is then (n, classes), and there is no dropout before it.
         width: scales the number of filters, e.g. 1/8 for tests; the feature has 1024 * width numbers.
     """
+
+    time_steps: int | None = None
 
     def __init__(self, in_channels: int, classes: int | None = None, width: float = 1.0):
         super().__init__()
@@ -72,7 +77,7 @@ class I3D(nn.Module):
         for name, layer in self.named_children():
             if name != "logits":
                 x = layer(x)
-        z = x.mean((2, 3, 4))  # (n, 1024)
+        z = x[:, :, : self.time_steps].mean((2, 3, 4))  # (n, 1024)
         if self.classes is None:
             return z
         return self.logits["conv3d"](z[:, :, None, None, None]).flatten(1)
@@ -105,8 +110,9 @@ def depth_i3d(rgb_weights: str | Path | None, init: str = "random", width: float
 
     Args:
         rgb_weights: rgb_imagenet.pt; None for random weights throughout, whatever ``init`` is.
-        init: of the first convolution: ``"random"``, as in the authors' code, or ``"rgb-mean"``, the mean of the
-            colour filters over their input channels.
+        init: ``"random"``, as in the authors' code: the first convolution and the batch normalisation behind it are
+            fresh. ``"rgb-mean"``: the convolution is the mean of the colour filters over their input channels, and
+            the normalisation is the file's.
 
     Raises:
         FileNotFoundError, ValueError: see ``load_i3d``.
@@ -115,11 +121,12 @@ def depth_i3d(rgb_weights: str | Path | None, init: str = "random", width: float
     if rgb_weights is None:
         return network
     weights = load_i3d(rgb_weights, 3, width=width).state_dict()
-    first = "Conv3d_1a_7x7.conv3d.weight"
     if init == "rgb-mean":
+        first = "Conv3d_1a_7x7.conv3d.weight"
         weights[first] = weights[first].mean(1, keepdim=True)  # (64, 1, 7, 7, 7)
     else:
-        weights[first] = network.state_dict()[first]
+        fresh = network.state_dict().items()
+        weights |= {name: w for name, w in fresh if name.startswith("Conv3d_1a_7x7.")}
     network.load_state_dict(weights)
     return network
 

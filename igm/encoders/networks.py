@@ -20,8 +20,7 @@ from igm.encoders.small import seeded_network
 from igm.encoders.text_image import (
     ClipImage,
     ClipText,
-    TextEncoder,
-    load_bert,
+    bert_encoder,
     load_clip_image,
     load_clip_text,
     load_config,
@@ -30,7 +29,7 @@ from igm.models import LateFusion
 
 __all__ = ["audio_video", "gestures", "text_image"]
 
-FEATURES = ("released", "paper")
+TEXT_D = {"released": None, "paper": 1024}  # by the kind of feature; None for BERT's own
 DEPTH_INITS = ("random", "rgb-mean")
 WIDTHS = {"i3d": 1.0, "tiny": 1 / 8}  # of the I3D
 
@@ -72,6 +71,7 @@ def text_image(
     image_encoder: str | Path = "resnet50",
     clip: str | Path | None = None,
     pretrained: bool = True,
+    frozen: bool = False,
     shared_head: bool = False,
     seed: int = 0,
 ) -> LateFusion:
@@ -89,6 +89,7 @@ def text_image(
         clip: a folder or name of a CLIP, in place of the three above; d is its projection's size.
         pretrained: False for random weights: of the encoders only the configuration is then needed, and not even
             that for bert-base-uncased, openai/clip-vit-base-patch32 and the ResNet.
+        frozen: the text encoder stays as it is: of the text only the layers behind it are trained.
         shared_head: one head for all modalities instead of one each.
 
     Raises:
@@ -96,7 +97,7 @@ def text_image(
         FileNotFoundError: a folder or file is not there.
         OSError: weights are neither on this machine nor can they be downloaded.
     """
-    _check("network.feature", feature, FEATURES)
+    _check("network.feature", feature, TEXT_D)
     if clip is not None:
         encoders = {
             "text": lambda: ClipText(load_clip_text(clip, pretrained)),
@@ -104,10 +105,13 @@ def text_image(
         }
     else:
         encoders = {
-            "text": lambda: _text(feature, text_encoder, pretrained),
+            "text": lambda: bert_encoder(text_encoder, TEXT_D[feature], pretrained),
             "image": lambda: _image(feature, text_encoder, image_encoder, pretrained),
         }
-    return _late_fusion(encoders, modalities, classes, shared_head, seed)
+    model = _late_fusion(encoders, modalities, classes, shared_head, seed)
+    if frozen and "text" in model.encoders:
+        model.encoders["text"].freeze()
+    return model
 
 
 def gestures(
@@ -117,6 +121,7 @@ def gestures(
     rgb_weights: str | Path | None = None,
     flow_weights: str | Path | None = None,
     depth_init: str = "random",
+    time_steps: int | None = 8,
     size: str = "i3d",
     shared_head: bool = False,
     seed: int = 0,
@@ -127,8 +132,12 @@ def gestures(
         rgb_weights: the public rgb_imagenet.pt, also for depth; None to begin at random.
         flow_weights: flow_imagenet.pt; None to begin at random.
         depth_init: the first convolution of the depth network, which has no counterpart among the weights:
-            ``"random"``, as in the authors' code, or ``"rgb-mean"``, the mean of the RGB filters over their input
-            channels. Without ``rgb_weights`` there is nothing to average, and it is random.
+            ``"random"``, as in the authors' code, together with the batch normalisation behind it, or ``"rgb-mean"``,
+            the mean of the RGB filters over their input channels. Without ``rgb_weights`` there is nothing to average,
+            and it is random.
+        time_steps: the steps in time, of eight frames each, over which the feature is averaged: the first ones; null
+            for all. The authors' code has 8 (``AvgPool3d((8, 7, 7))``): all of the 64 frames of training, and not the
+            last two of the ten steps that the 80 frames of the test give.
         size: ``"i3d"``, or ``"tiny"`` with an eighth of its filters and 128 features.
         shared_head: one head for all modalities instead of one each.
 
@@ -138,6 +147,10 @@ def gestures(
     """
     _check("network.size", size, WIDTHS)
     _check("network.depth_init", depth_init, DEPTH_INITS)
+    if time_steps is not None and time_steps < 1:
+        raise ValueError(
+            f"network.time_steps must be 1 or above, or null for all, got {time_steps}"
+        )
     width = WIDTHS[size]
 
     def i3d(channels: int, weights: str | Path | None, option: str) -> I3D:
@@ -151,19 +164,14 @@ def gestures(
         "flow": partial(i3d, 2, flow_weights, "network.flow_weights"),
     }
     model = _late_fusion(encoders, modalities, classes, shared_head, seed)
+    for encoder in model.encoders.values():
+        encoder.time_steps = time_steps
     if size == "tiny":
         # It is trained for a few steps: statistics over a hundred would come too late.
         for module in model.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.momentum = 0.1
     return model
-
-
-def _text(feature: str, name: str | Path, pretrained: bool) -> TextEncoder:
-    # The projection comes first: it is then the same with random and with pretrained weights.
-    hidden = load_config("bert", name).hidden_size
-    projection = nn.Linear(hidden, 1024) if feature == "paper" else None
-    return TextEncoder(load_bert(name, pretrained), projection)
 
 
 def _image(

@@ -10,10 +10,12 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from igm.encoders.text_image import bert_encoder
 from igm.models import Concatenation, LateFusion, Unimodal
 from igm.seeds import derive_seed
 
@@ -68,8 +70,11 @@ def build_model(
     d: int = 128,
     seed: int = 0,
     head: str = "paper",
+    text_encoder: str | Path | None = None,
+    frozen: bool = False,
+    pretrained: bool = True,
 ) -> LateFusion | Concatenation:
-    """Small encoders and heads for samples of the given shapes.
+    """Small encoders and heads for samples of the given shapes, or a pretrained one for texts.
 
     Each part starts from its own random state, a function of (seed, modality): the image network begins with the
     same weights whatever else is in the model.
@@ -80,11 +85,29 @@ def build_model(
         shared_head: one head for all modalities instead of one each (late fusion only).
         d: size of a feature.
         head: ``"paper"`` for the paper's three layers, ``"linear"`` for one.
+        text_encoder: a folder with config.json and the weights of a BERT, or its name on the Hugging Face hub: for
+            texts, samples of one row, which the data set then has to give as token ids of its tokenizer.
+        frozen: the text encoder stays as it is, but for a linear layer behind it.
+        pretrained: False for a text encoder with random weights; of its folder only config.json is then needed.
+
+    Raises:
+        ValueError: an unknown option, a text encoder where there are no texts, or weights that are damaged.
+        FileNotFoundError, OSError: the text encoder is not there.
     """
     check_kind(fusion, shared_head)
     if head not in HEADS:
         raise ValueError(f"unknown head {head!r}: use one of {', '.join(HEADS)}")
     encoders = {name: partial(small_encoder, tuple(shape), d) for name, shape in shapes.items()}
+    if frozen and text_encoder is None:
+        raise ValueError("network.frozen is for a text encoder: give network.text_encoder, too")
+    if text_encoder is not None:
+        texts = [name for name, shape in shapes.items() if len(shape) == 1]
+        if not texts:
+            raise ValueError(
+                f"network.text_encoder is for texts, and there are none among {', '.join(shapes)}: "
+                "leave it out"
+            )
+        encoders |= dict.fromkeys(texts, partial(bert_encoder, text_encoder, d, pretrained, frozen))
     return seeded_network(encoders, classes, fusion, shared_head, seed, HEADS[head])
 
 

@@ -6,6 +6,7 @@ no second tensor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,26 @@ ATTENTION = "eager"
 OPTIONS = {"bert": "network.text_encoder", "clip": "network.clip"}
 
 
-class TextEncoder(nn.Module):
+class Freezable(nn.Module):
+    """An encoder whose pretrained part, the module of the name ``inner``, may stay as it is."""
+
+    inner: str
+    frozen = False
+
+    def freeze(self, frozen: bool = True) -> Freezable:
+        """The inner module is not trained, and drops nothing out; a layer behind it is trained as ever."""
+        self.frozen = frozen
+        self.get_submodule(self.inner).requires_grad_(not frozen)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Freezable:
+        super().train(mode)
+        if self.frozen:
+            self.get_submodule(self.inner).eval()
+        return self
+
+
+class TextEncoder(Freezable):
     """BERT's last hidden state at [CLS], and a layer behind it: token ids, (n, L) int64 -> (n, d).
 
     Places with the padding id of BERT's configuration are not attended to.
@@ -32,6 +52,8 @@ class TextEncoder(nn.Module):
         projection: the layer; None for none, d is then BERT's hidden size.
     """
 
+    inner = "bert"
+
     def __init__(self, bert: nn.Module, projection: nn.Module | None = None):
         super().__init__()
         self.bert = bert
@@ -39,7 +61,7 @@ class TextEncoder(nn.Module):
         self.d = getattr(projection, "out_features", bert.config.hidden_size)
 
     def forward(self, ids: Tensor) -> Tensor:
-        _check_length(ids, self.bert.config)
+        _check_ids(ids, self.bert.config)
         mask = ids != self.bert.config.pad_token_id  # (n, L)
         longest = max(1, int(mask.any(0).sum()))  # what is padding in all texts only costs time
         ids, mask = ids[:, :longest], mask[:, :longest]
@@ -47,7 +69,7 @@ class TextEncoder(nn.Module):
         return self.projection(states[:, 0])
 
 
-class ClipText(nn.Module):
+class ClipText(Freezable):
     """CLIP's text embedding: token ids, (n, L) int64 -> (n, projection_dim).
 
     It is taken at the first end-of-text id. CLIP's tokenizer pads with that very id, so a text ends where it first
@@ -58,13 +80,15 @@ class ClipText(nn.Module):
         clip: a ``CLIPTextModelWithProjection`` of transformers.
     """
 
+    inner = "clip"
+
     def __init__(self, clip: nn.Module):
         super().__init__()
         self.clip = clip
         self.d = clip.config.projection_dim
 
     def forward(self, ids: Tensor) -> Tensor:
-        _check_length(ids, self.clip.config)
+        _check_ids(ids, self.clip.config)
         eos = self.clip.config.eos_token_id
         ends = ids == (ids.amax(1, keepdim=True) if eos == 2 else eos)  # (n, L)
         mask = ends.cumsum(1) - ends.long() == 0  # up to and including the first end
@@ -87,6 +111,21 @@ class ClipImage(nn.Module):
         return self.clip(pixel_values=x).image_embeds
 
 
+def bert_encoder(
+    name: str | Path, d: int | None = None, pretrained: bool = True, frozen: bool = False
+) -> TextEncoder:
+    """A BERT by its folder or name, see ``load_bert``, which also says what is raised.
+
+    Args:
+        d: of the feature, by a linear layer behind [CLS]; None for [CLS] itself.
+        frozen: BERT stays as it is, and only the linear layer is trained.
+    """
+    # The projection comes first: it is then the same with random and with pretrained weights.
+    hidden = load_config("bert", name).hidden_size
+    projection = None if d is None else nn.Linear(hidden, d)
+    return TextEncoder(load_bert(name, pretrained), projection).freeze(frozen)
+
+
 def load_config(kind: str, name: str | Path) -> Any:
     """The configuration of a ``"bert"`` or a ``"clip"``; that of a known model needs no network.
 
@@ -107,7 +146,7 @@ def load_config(kind: str, name: str | Path) -> Any:
     if folder is not None and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder / 'config.json'} is not there: {_remedy(kind)}")
     try:
-        content, _ = config.get_config_dict(folder or name, local_files_only=folder is not None)
+        content, _ = _local_first(config.get_config_dict, folder, name)
         found = content.get("model_type", kind)
         if found == kind:
             return config.from_dict(content, attn_implementation=ATTENTION)
@@ -160,12 +199,8 @@ def _load(kind: str, name: str | Path, model: type, config: Any, **options) -> n
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # else it lists the other weights of the file, e.g. those of the pooler
     try:
-        loaded, report = model.from_pretrained(
-            folder or name,
-            config=config,
-            output_loading_info=True,
-            local_files_only=folder is not None,
-            **options,
+        loaded, report = _local_first(
+            model.from_pretrained, folder, name, config=config, output_loading_info=True, **options
         )
     except Exception as error:  # a damaged or misfit file, a missing network: many kinds
         raise _failure(kind, name, error) from error
@@ -179,6 +214,23 @@ def _load(kind: str, name: str | Path, model: type, config: Any, **options) -> n
             f"{_remedy(kind)}"
         )
     return loaded.to(torch.float32).train()
+
+
+def _local_first(load: Callable, folder: Path | None, name: str | Path, **options) -> Any:
+    """``load`` from a folder; for a name from what was downloaded before, else from the hub.
+
+    Without a network transformers asks for one file after the other, each again and again, for half a minute and more.
+    So the hub is asked once before, whether it is there and has the model.
+    """
+    if folder is not None:
+        return load(folder, local_files_only=True, **options)
+    try:
+        return load(name, local_files_only=True, **options)
+    except Exception:  # not all of it is here
+        from huggingface_hub import HfApi
+
+        HfApi().model_info(str(name), timeout=10)
+        return load(name, local_files_only=False, **options)
 
 
 def _folder(kind: str, name: str | Path) -> Path | None:
@@ -209,7 +261,12 @@ def _remedy(kind: str) -> str:
     )
 
 
-def _check_length(ids: Tensor, config: Any) -> None:
+def _check_ids(ids: Tensor, config: Any) -> None:
+    if ids.is_floating_point():
+        raise ValueError(
+            f"a text encoder reads token ids, (n, L) int64, and got numbers of {ids.dtype}: give its "
+            "folder as reading.tokenizer, too, where the data is loaded"
+        )
     longest = config.max_position_embeddings
     if ids.shape[1] > longest:
         raise ValueError(

@@ -38,6 +38,9 @@ class Method:
         modalities: those to train, in order.
         settings: of the type ``Settings`` of this class.
         devices: where it computes; by default this process's own.
+
+    Raises:
+        ValueError: the model as a whole is what torch.compile returns.
     """
 
     Settings: ClassVar[type[Settings]] = Settings
@@ -49,6 +52,11 @@ class Method:
         settings: Settings,
         devices: Devices | None = None,
     ):
+        if hasattr(model, "_orig_mod"):
+            raise ValueError(
+                "give the model itself, and compile its networks in place, such as model['audio'].compile(): the "
+                "methods call them one by one"
+            )
         self.model = model
         self.modalities = modalities
         self.settings = settings

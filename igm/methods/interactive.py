@@ -101,10 +101,11 @@ class Interactive(Alternating):
     """Alternating training whose gradients are modified by the previous modality's flat directions.
 
     ``covariances`` holds the moments by modality, after its first stage. Between networks of different shapes T passes
-    where the layers' names and sizes agree; elsewhere it is the identity.
+    where the layers' names and sizes agree; elsewhere it is the identity. Where none agrees, the optimiser warns.
 
     Raises:
-        ValueError: ``gm`` names pairs that make no sense, or ``scope`` no layer.
+        ValueError: ``gm`` names pairs that make no sense, or whose networks have no layer in common; ``scope`` names no
+            layer; or no layer of a stage's network saw an input.
     """
 
     Settings = IGMSettings
@@ -115,6 +116,8 @@ class Interactive(Alternating):
         self.sources = {j: self.previous(j) for j in modalities}
         if settings.gm is not None:
             self.sources = _sources(settings.gm, modalities)
+            for j, k in self.sources.items():
+                _check_pair(k, self.layers[k], j, self.layers[j])
         self.covariances: dict[str, FeatureCovariance] = {}
 
     def previous(self, modality: str) -> str:
@@ -194,3 +197,13 @@ def _sources(pairs: list[str], modalities: list[str]) -> dict[str, str]:
             raise ValueError(f"gm modifies {target} by two matrices: give one pair that ends in it")
         sources[target] = source
     return sources
+
+
+def _check_pair(k: str, source: Mapping, j: str, target: Mapping) -> None:
+    """Raises ValueError where T of k, by the layers of k's network, cannot act on any layer of j."""
+    inputs = [{name: m.weight[0].numel() for name, m in each.items()} for each in (source, target)]
+    if not inputs[0].items() & inputs[1].items():
+        raise ValueError(
+            f"gm has the pair '{k}>{j}', but no layer of {j} in the scope has the name and the number of inputs of "
+            f"one of {k}: give both a head of the same shape, or leave the pair out"
+        )

@@ -18,12 +18,19 @@ Zhang et al., CVPR 2024, after OWM (Zeng et al., Nature Machine Intelligence 201
   ``alternate="stage"`` has the stages of ``Alternating`` instead, and takes the features out at the end of each.
 - A gradient is projected by the P of the steps (stages) before it; then its own features are taken out.
 - All linear layers of the head are projected, biases are not. Momentum and weight decay act after the projection.
-- alpha is the setting ``mla_alpha`` and stays as it is. In the authors' code it falls from 0.1 to 0.01 in every epoch.
-- Fusion weights the modalities by their entropy, for each sample by itself.
+- alpha is the setting ``mla_alpha`` and stays as it is.
+- Fusion weights the modalities' probabilities by their entropy, for each sample by itself. ``fusion="entropy-logits"``
+  puts the same weights on the logits, as the authors' code does with its own.
 
-The authors' code differs: its projection is skipped, for the name that it looks for is no parameter's. The formula
-behind it takes a step's own features out before the step, has a matrix where alpha + r^T k stands, and divides P by its
-norm. Its entropy runs over the batch, so a prediction depends on the samples beside it.
+The authors' code (github.com/Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation, commit 11ae1ee) differs:
+
+- Its projection is skipped: it looks for a parameter "module.weight" in a layer that has "weight" and "bias"
+  (``GSPlugin`` in utils/utils.py, called from ``train_epoch`` in main.py).
+- The formula behind it takes a step's own features out before the step, has a matrix where alpha + r^T k stands, and
+  divides P by its norm. In batch b of B its alpha is 0.1^(1 + b/B), so it falls from 0.1 to 0.01 in every epoch.
+- It fuses by these weights only with ``--dynamic``, and else by fixed ones. They are one number a modality for a whole
+  batch: the softmax of ``calculate_entropy`` in main.py runs over the samples, and its entropy is summed over samples and
+  classes. So a prediction depends on the samples beside it. The weights multiply the logits, and one softmax follows.
 """
 
 from __future__ import annotations
@@ -36,7 +43,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from igm.flat import FeatureCovariance, float64_device, modify_gradients
+from igm.flat import FeatureCovariance, float64_device, modify_gradients, uncompiled
 from igm.methods.alternating import Alternating, AlternatingSettings
 from igm.methods.base import Batch, Stage
 from igm.sam import SAM
@@ -163,11 +170,18 @@ def _inputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     inputs: dict[str, Tensor] = {}
 
     def keep(name: str):
-        return lambda layer, args: inputs.update({name: args[0].detach()})
+        def hook(layer: nn.Module, args: tuple, kwargs: dict) -> None:
+            inputs[name] = (args[0] if args else kwargs["input"]).detach()
 
-    handles = [layer.register_forward_pre_hook(keep(name)) for name, layer in layers.items()]
+        return hook
+
+    handles = [
+        layer.register_forward_pre_hook(keep(name), with_kwargs=True)
+        for name, layer in layers.items()
+    ]
     try:
-        yield inputs
+        with uncompiled():
+            yield inputs
     finally:
         for handle in handles:
             handle.remove()

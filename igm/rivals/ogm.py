@@ -152,7 +152,7 @@ def head_shares(head: nn.Module, features: dict[str, Tensor]) -> dict[str, Tenso
         modality -> o, (n, c). Together they are the head's answer to all features.
     """
     v = {}
-    with frozen_batchnorm_statistics():
+    with frozen_batchnorm_statistics(set(head.modules())):
         for S in subsets(features):
             z = [z if name in S else torch.zeros_like(z) for name, z in features.items()]
             v[S] = head(torch.cat(z, dim=1))  # (n, c)

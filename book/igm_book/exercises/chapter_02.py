@@ -17,7 +17,7 @@ NAMES = ("image", "audio", "text", "touch")
 def close(a: object, b: object) -> bool:
     """Of the same shape and equal up to rounding."""
     a, b = (np.asarray(torch.as_tensor(x).detach(), dtype=float) for x in (a, b))
-    return a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-6)
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def draw(m: int, n: int = 6, c: int = 4) -> tuple[dict[str, Tensor], Tensor]:

@@ -109,7 +109,8 @@ def exercise_3(tau_for):
     )
     second = tau_for(moment, 1, 0.25)
     require(
-        second > sharpest, "k counts from the sharpest direction: a flatter one needs a larger tau."
+        second > sharpest + 0.01,
+        "k counts from the sharpest direction: a flatter one needs a larger tau.",
     )
     for k in (1, 2):
         tau = tau_for(moment, k, 0.25)
@@ -130,6 +131,20 @@ def exercise_3(tau_for):
     )
 
 
+class _Once:
+    """Batches that can be read once, like a generator, and how many loops have begun to read them."""
+
+    def __init__(self, batches: list[torch.Tensor]):
+        self.batches, self.readers = iter(batches), 0
+
+    def __iter__(self):
+        self.readers += 1
+        return self.batches
+
+    def __next__(self):
+        return next(self.batches)
+
+
 def exercise_4(streamed_covariance):
     """A centred covariance in one pass."""
     # Unequal batches around a large mean: sums of squares in float32 lose the small variance.
@@ -138,13 +153,13 @@ def exercise_4(streamed_covariance):
     chunks = [mean + torch.randn(size, d) + i for i, size in enumerate(sizes)]
     Z = torch.cat(chunks).double().numpy()
     before = [chunk.clone() for chunk in chunks]
-    C = streamed_covariance(chunk for chunk in chunks)  # a generator: it can be read once
+    C = streamed_covariance(batches := _Once(chunks))
     require(isinstance(C, torch.Tensor) and C.shape == (d, d), "It should return a tensor, (d, d).")
     require(all(map(torch.equal, chunks, before)), "It should leave the batches as they are.")
     C = C.double().numpy()
     require(np.isfinite(C).all(), "It should give finite numbers.")
     require(
-        np.trace(C) > 0,
+        batches.readers == 1,
         "It should read the batches once: they may come from a generator, which is then empty.",
     )
     require(

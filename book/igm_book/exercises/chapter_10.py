@@ -18,7 +18,7 @@ def exercise_1(cut):
     before = x.copy()
 
     def part(start, end, top, *arguments, of=x):
-        found = np.asarray(cut(of, start, end, top, *arguments))
+        found = np.rint(cut(of, start, end, top, *arguments))
         require(found.ndim == 2, "It should return rows x columns.")
         rows, columns = np.unique(found // 10_000), np.unique(found % 10_000)
         return rows, columns, found.shape

@@ -56,17 +56,19 @@ def exercise_1(reported):
 
 def exercise_2(seeds_needed):
     """How many seeds an effect needs."""
-    rng = np.random.default_rng(2)
+    rng, seeds = np.random.default_rng(2), np.arange(2, 3000)
     for n, scale, effect in [(10, 1.0, 0.5), (5, 0.02, 0.01), (8, 3.0, 10.0), (20, 1.0, 0.1)]:
         pilot = scale * rng.standard_normal(n) + 7
         needed = seeds_needed(pilot.tolist(), effect)
         deviation = math.sqrt(((pilot - pilot.mean()) ** 2).sum() / (n - 1))
-        half = [
-            math.inf if k < 2 else stats.t(k - 1).interval(0.95)[1] * deviation / k**0.5
-            for k in range(3000)
-        ]
-        least = next(k for k, width in enumerate(half) if width < effect)
-        by_normal = next(k for k in range(2, 3000) if 1.96 * deviation / k**0.5 < effect)
+        half, by_normal = (
+            [math.inf, math.inf, *(t * deviation / np.sqrt(seeds))]
+            for t in (stats.t(seeds - 1).interval(0.95)[1], 1.96)
+        )
+        least, by_normal = (
+            next(k for k, width in enumerate(widths) if width < effect)
+            for widths in (half, by_normal)
+        )
         require(needed == int(needed), "It should return a whole number of seeds.")
         require(needed >= 2, "An interval needs two seeds at least.")
         require(
