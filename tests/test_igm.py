@@ -279,7 +279,7 @@ def test_the_fast_path_is_mixup_with_another_weight_and_not_with_lambda(networks
     ours = torch.cat([g.flatten() for g in found.values()])
     assert torch.allclose(ours, mixup_gradient(lambda lam: 0.3 + 0.7 * lam), rtol=1e-4, atol=1e-6)
     plain = mixup_gradient(lambda lam: lam)
-    assert (ours - plain).norm() / plain.norm() > 0.1
+    assert (ours - plain).norm() / plain.norm() > 0.01  # 100 times the tolerance above
 
 
 def test_a_rho_that_acts_never_takes_the_fast_path(networks, tiny):

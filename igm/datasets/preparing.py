@@ -249,7 +249,7 @@ class Preparation:
                 why = "its annotations have no row"
                 if self.skipped:
                     first = next(iter(self.skipped.values()))
-                    why = f"{len(self.skipped):,} are skipped, e.g. {first}"
+                    why = f"in all {len(self.skipped):,} samples are skipped, e.g. {first}"
                 text = f"no sample of the {split} split could be used from {self.raw}: {why}"
                 raise NothingLeft(text, report)
         output, (name, _) = Output(self.out), self.tables["train"]
