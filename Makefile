@@ -19,7 +19,7 @@ READY := $(subst $(SPACE),\ ,$(VENV))/.installed
 NOTEBOOKS = $(wildcard book/*.ipynb)
 # What `make test` runs after the library: the notebooks, then the pages.
 LATER = tests/test_alone.py tests/test_book.py tests/test_browser.py
-LIBRARY = $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(patsubst %,--ignore=%,$(LATER))
+LIBRARY = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(patsubst %,--ignore=%,$(LATER))
 FAILED = _build/failed.txt
 STUDIES = $(wildcard book/studies/[!_]*.py)
 

@@ -700,9 +700,7 @@ def test_without_a_training_sample_nothing_is_written_and_the_report_says_why(
         write(tmp_path / "raw" / name, "x")
     write(tmp_path / "raw" / "train.csv", f"{gone},ANG\n")
     write(tmp_path / "raw" / "test.csv", f"{stem},HAP\n")
-    message = (
-        rf"no sample of the train split could be used .*: 1 are skipped, e\.g\. .*{gone}.wav is"
-    )
+    message = rf"no sample of the train split could be used .*: in all 1 samples are skipped, e\.g\. .*{gone}.wav is"
     with pytest.raises(NothingLeft, match=message) as error:
         prepared.run(LAYOUTS["cremad"], tmp_path / "raw", tmp_path / "out")
     assert not (tmp_path / "out" / "annotations").exists()

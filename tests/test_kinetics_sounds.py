@@ -433,7 +433,7 @@ def test_where_no_clip_of_a_split_can_be_used_the_error_says_why(raw, tmp_path):
     (raw / "test" / f"{THREE}_000012_000022.mp4").write_bytes(b"")
     with pytest.raises(
         ValueError,
-        match=r"no sample of the test split could be used .*: 1 are skipped, .* is empty",
+        match=r"no sample of the test split could be used .*: in all 1 samples are skipped, .* is empty",
     ):
         prepare(raw, tmp_path / "out")
     assert not (tmp_path / "out" / "annotations").exists()
