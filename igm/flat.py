@@ -18,8 +18,8 @@ the gradient from the right.
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Self
 
 import torch
@@ -69,13 +69,7 @@ class FeatureCovariance:
         self._hooks = ExitStack()
 
     def __enter__(self) -> Self:
-        self._hooks.enter_context(uncompiled())
-        for name, layer in self.layers.items():
-
-            def see(layer, inputs, named, name=name):
-                self._add(name, layer, inputs[0] if inputs else named["input"])
-
-            self._hooks.enter_context(layer.register_forward_pre_hook(see, with_kwargs=True))
+        self._hooks.enter_context(watching(self.layers, self._add))
         return self
 
     def __exit__(self, *exception) -> None:
@@ -271,6 +265,21 @@ def check_weights(layers: Mapping[str, nn.Module]) -> None:
                 f"the layers {other!r} and {name!r} share one weight, and T would act on its gradient twice: "
                 "leave one out"
             )
+
+
+@contextmanager
+def watching(
+    layers: Mapping[str, nn.Module], see: Callable[[str, nn.Module, Tensor], None]
+) -> Iterator[None]:
+    """Inside, forward passes call ``see(name, layer, input)`` for each of the layers, compiled or not."""
+    with uncompiled(), ExitStack() as hooks:
+        for name, layer in layers.items():
+
+            def look(layer, inputs, named, name=name):
+                see(name, layer, inputs[0] if inputs else named["input"])
+
+            hooks.enter_context(layer.register_forward_pre_hook(look, with_kwargs=True))
+        yield
 
 
 def uncompiled() -> AbstractContextManager:

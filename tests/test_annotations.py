@@ -544,11 +544,6 @@ LISTS = {
 }
 
 
-@pytest.mark.parametrize("form", LISTS)
-def test_lists_of_kinetics_in_raw_are_taken(kinetics, form):
-    assert kinetics(LISTS[form])[1] == EXPECTED
-
-
 KINETICS = {
     "usual": {
         "train.csv": f"{HEADER}bowling,{IDS[0]},12,22,train\nsinging,{IDS[1]},12,22,train\n",
@@ -561,9 +556,9 @@ KINETICS = {
 }
 
 
-@pytest.mark.parametrize("form", KINETICS)
-def test_kinetics_csvs_under_other_names(kinetics, form):
-    assert kinetics(KINETICS[form])[1] == EXPECTED
+@pytest.mark.parametrize("files", [*LISTS.values(), *KINETICS.values()], ids=[*LISTS, *KINETICS])
+def test_lists_and_csvs_of_kinetics_in_their_forms(kinetics, files):
+    assert kinetics(files)[1] == EXPECTED
 
 
 def test_clips_named_by_their_id_alone(kinetics):

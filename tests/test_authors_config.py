@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import test_optimizer
 import torch
 from torch.optim.lr_scheduler import MultiStepLR, StepLR
 
@@ -14,7 +15,6 @@ from igm.cli.authors_config import DATA_SETS, is_authors, translate
 from igm.datasets import LAYOUTS
 from igm.encoders import networks
 from igm.methods import IGMSettings
-from igm.optimizer import base_optimizer, learning_rate_schedule
 
 # What the authors' five files say, where they differ.
 FILES = {
@@ -300,15 +300,8 @@ def rates_of(config: dict, epochs: int) -> list[float]:
     """The rate of each epoch of a stage that igm trains by this config."""
     options, _ = translate(config)
     other = ("data", "data_root", "reading", "network")
-    settings = IGMSettings.make(**{name: x for name, x in options.items() if name not in other})
-    optimizer = base_optimizer([torch.zeros(1, requires_grad=True)], settings)
-    schedule = learning_rate_schedule(optimizer, settings, epochs)
-    found = []
-    for _ in range(epochs):
-        found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    return found
+    made = IGMSettings.make(**{name: x for name, x in options.items() if name not in other})
+    return test_optimizer.rates_of(made, epochs)
 
 
 def test_the_rates_of_sarcasm_are_those_of_its_script():

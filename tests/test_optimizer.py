@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from igm import IGM, SAM, FeatureCovariance, modification_matrix
-from igm.optimizer import learning_rate_schedule
+from igm.optimizer import base_optimizer, learning_rate_schedule
 from igm.settings import Settings
 
 
@@ -204,8 +204,13 @@ def test_a_bad_tau_is_refused(problem, tau):
 
 def rates(epochs: int, **settings) -> list[float]:
     """The rate of each epoch, from one of 0.3."""
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.3)
-    schedule = learning_rate_schedule(optimizer, Settings(**settings), epochs)
+    return rates_of(Settings(**{"lr": 0.3} | settings), epochs)
+
+
+def rates_of(settings: Settings, epochs: int) -> list[float]:
+    """The rate of each epoch of a stage."""
+    optimizer = base_optimizer([nn.Parameter(torch.zeros(1))], settings)
+    schedule = learning_rate_schedule(optimizer, settings, epochs)
     found = []
     for _ in range(epochs):
         found.append(optimizer.param_groups[0]["lr"])

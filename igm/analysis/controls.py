@@ -25,9 +25,8 @@ def with_directions(
     Raises:
         ValueError: ``first`` has another length, or no direction: it is zero, or not finite.
     """
-    dtype = torch.promote_types(
-        T.dtype, torch.float32
-    )  # there is no decomposition in half precision
+    # There is no decomposition in half precision.
+    dtype = torch.promote_types(T.dtype, torch.float32)
     # Drawn on the CPU: the same directions on all devices.
     columns = torch.randn(T.shape, dtype=dtype, generator=generator)  # (d, d)
     if first is not None:
@@ -39,8 +38,6 @@ def with_directions(
         if not columns[:, 0].isfinite().all() or not columns[:, 0].any():
             raise ValueError("first has no direction: it is zero, or holds NaN or infinity")
     Q = torch.linalg.qr(columns).Q.to(T.device)  # orthogonal, its first column along ``first``
-    weights = torch.linalg.eigvalsh(
-        T.to(dtype)
-    )  # (d,), ascending: the sharpest direction comes first
+    weights = torch.linalg.eigvalsh(T.to(dtype))  # (d,), ascending: the sharpest comes first
     control = (Q * weights) @ Q.T
     return ((control + control.T) / 2).to(T.dtype)

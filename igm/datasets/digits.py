@@ -45,13 +45,32 @@ def load_digits(
     rng = np.random.default_rng(derive_seed(seed, "digits", split))
     rows = rng.permutation(np.flatnonzero(arrays["image_split"] == SPLITS.index(split)))
     labels = arrays["image_label"][rows]
-    partners = np.empty_like(rows)
-    for digit in range(10):
-        spoken = (arrays["clip_label"] == digit) & (arrays["clip_split"] == SPLITS.index(split))
-        mine = labels == digit
-        partners[mine] = rng.choice(np.flatnonzero(spoken), size=mine.sum())
+    of_split = arrays["clip_split"] == SPLITS.index(split)
+    partners = draw_partners(labels, arrays["clip_label"], of_split, rng)
     inputs = {"image": images[rows], "audio": clips[partners]}
     return assemble(inputs, labels, CLASSES, split, seed, samples, noise)
+
+
+def draw_partners(
+    labels: np.ndarray,
+    others: np.ndarray,
+    allowed: np.ndarray,
+    rng: np.random.Generator,
+    once: bool = False,
+) -> np.ndarray:
+    """For each sample a random partner of its class: (n,), places among the others.
+
+    Args:
+        labels, others: the classes of the samples, (n,), and of those that could be partners, (m,).
+        allowed: (m,) of bool.
+        once: nobody is drawn twice, unless there are too few.
+    """
+    partners = np.empty(len(labels), np.int64)
+    for label in range(len(CLASSES)):
+        mine, there = labels == label, np.flatnonzero(allowed & (others == label))
+        again = not once or mine.sum() > len(there)
+        partners[mine] = rng.choice(there, size=mine.sum(), replace=again)
+    return partners
 
 
 def handwritten(arrays: Mapping[str, np.ndarray], size: int) -> np.ndarray:

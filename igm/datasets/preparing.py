@@ -252,11 +252,11 @@ class Preparation:
                     why = f"in all {len(self.skipped):,} samples are skipped, e.g. {first}"
                 text = f"no sample of the {split} split could be used from {self.raw}: {why}"
                 raise NothingLeft(text, report)
-        output, (name, _) = Output(self.out), self.tables["train"]
+        output, (of_train, _) = Output(self.out), self.tables["train"]
         for split, (name, content) in self.tables.items():
             output.file(name.format(split), content.encode())
-        if "valid" not in self.tables and "{}" in name:  # that of an earlier run
-            (self.out / name.format("valid")).unlink(missing_ok=True)
+        if "valid" not in self.tables and "{}" in of_train:  # that of an earlier run
+            (self.out / of_train.format("valid")).unlink(missing_ok=True)
         self.files |= output.files
         report["bytes"] += sum(entry["bytes"] for entry in output.files.values())
         write_json(

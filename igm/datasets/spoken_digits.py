@@ -26,7 +26,7 @@ from torch import Tensor
 
 from igm.datasets import media, synthetic
 from igm.datasets.cache import cached
-from igm.datasets.digits import CLASSES, check_image_size, handwritten
+from igm.datasets.digits import CLASSES, check_image_size, draw_partners, handwritten
 from igm.datasets.files import Unreadable
 from igm.datasets.layout import Layout
 from igm.datasets.memory import (
@@ -131,17 +131,15 @@ class SpokenDigits(Layout):
         arrays = read_arrays(shipped_data(), "digits", split)
         images = handwritten(arrays, image_size)
         part = super().load(root, split, seed=seed, **options)
-        train = super().load(root, "train", seed=seed, **options)
-        audio = standardise(_clips(part), _clips(train))[:, None]
+        clips = of_train = _clips(part)
+        if split != "train":
+            of_train = _clips(super().load(root, "train", seed=seed, **options))
+        audio = standardise(clips, of_train)[:, None]
         rng = np.random.default_rng(derive_seed(seed, "spoken digits", split))
         rows = rng.permutation(len(audio))
         labels = part.labels.numpy()[rows]
         of_split = arrays["image_split"] == SPLITS.index(split)
-        partners = np.empty_like(rows)
-        for digit in range(len(CLASSES)):
-            mine = labels == digit
-            there = np.flatnonzero(of_split & (arrays["image_label"] == digit))
-            partners[mine] = rng.choice(there, mine.sum(), replace=mine.sum() > len(there))
+        partners = draw_partners(labels, arrays["image_label"], of_split, rng, once=True)
         inputs = {"image": images[partners], "audio": audio[rows]}
         return assemble(inputs, labels, CLASSES, split, seed, samples, noise)
 

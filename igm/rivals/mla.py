@@ -35,15 +35,14 @@ The authors' code (github.com/Cecile-hi/Multimodal-Learning-with-Alternating-Uni
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from igm.flat import FeatureCovariance, float64_device, modify_gradients, uncompiled
+from igm.flat import FeatureCovariance, float64_device, modify_gradients, watching
 from igm.methods.alternating import Alternating, AlternatingSettings
 from igm.methods.base import Batch, Stage
 from igm.sam import SAM
@@ -106,7 +105,8 @@ class MLA(Alternating):
 
     def gradient(self, stage: Stage, batch: Batch, optimizer: SAM) -> Tensor:
         (j,) = stage.modalities
-        with _inputs(self.layers[j]) as inputs:
+        inputs: dict[str, Tensor] = {}  # layer -> its last input, which is that at theta + eps*
+        with watching(self.layers[j], lambda name, _, z: inputs.update({name: z.detach()})):
             loss = super().gradient(stage, batch, optimizer)
         for name, z in inputs.items():
             self.sums[name] = self.sums.get(name, 0) + _sum_and_count(self.layers[j][name], z)
@@ -162,29 +162,6 @@ class MLA(Alternating):
 
 def _linear(layers: Mapping[str, nn.Module]) -> dict[str, nn.Linear]:
     return {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
-
-
-@contextmanager
-def _inputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Inside, forward passes leave the last input of each layer in the dict."""
-    inputs: dict[str, Tensor] = {}
-
-    def keep(name: str):
-        def hook(layer: nn.Module, args: tuple, kwargs: dict) -> None:
-            inputs[name] = (args[0] if args else kwargs["input"]).detach()
-
-        return hook
-
-    handles = [
-        layer.register_forward_pre_hook(keep(name), with_kwargs=True)
-        for name, layer in layers.items()
-    ]
-    try:
-        with uncompiled():
-            yield inputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _sum_and_count(layer: nn.Linear, z: Tensor) -> Tensor:
